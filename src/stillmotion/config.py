@@ -1,0 +1,114 @@
+"""Typed configuration: frozen dataclasses, YAML files merged left to right, `extends:`, and `a.b=value` overrides."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar, dataclass_transform
+
+import yaml
+from pydantic import Field, TypeAdapter, ValidationError
+
+from .errors import ConfigError
+
+T = TypeVar("T")
+
+# `Annotated[Euler | Heun, CHOICE]`: the literal field `kind` picks the class.
+CHOICE = Field(discriminator="kind")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def config(cls: type[T]) -> type[T]:
+    """Make `cls` a frozen, keyword-only dataclass with slots whose validated form refuses unknown keys."""
+    made = dataclasses.dataclass(frozen=True, kw_only=True, slots=True)(cls)
+    made.__pydantic_config__ = {"extra": "forbid"}  # type: ignore[attr-defined]
+    return made
+
+
+def load(cls: type[T], paths: Sequence[Path] = (), overrides: Sequence[str] = ()) -> T:
+    """Merge YAML files left to right, then `a.b=value` overrides in order, and validate the result as `cls`.
+
+    A file may name another one under `extends:` (relative to itself), whose values it refines. A section whose
+    `kind` changes replaces the old section whole. Raises ConfigError with every bad key at once.
+    """
+    tree: dict[str, Any] = {}
+    for path in paths:
+        tree = _merge(tree, _read(Path(path), ()))
+    for text in overrides:
+        tree = _merge(tree, _parse_override(text))
+    return parse(cls, tree, source=", ".join(map(str, paths)) or "the given settings")
+
+
+def parse(cls: type[T], tree: dict[str, Any], source: str = "the given settings") -> T:
+    """Validate a plain tree of values as `cls`; `source` is named in the ConfigError."""
+    try:
+        return TypeAdapter(cls).validate_python(tree)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, cls, source)) from None
+
+
+def to_tree(value: Any) -> dict[str, Any]:
+    """The plain JSON-ready tree of a config, which `parse` turns back into an equal one."""
+    return TypeAdapter(type(value)).dump_python(value, mode="json")
+
+
+def dump(value: Any) -> str:
+    """YAML text that `load` turns back into an equal config."""
+    return yaml.safe_dump(to_tree(value), sort_keys=False)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML or JSON file, as plain values. Raises ConfigError if it is not one."""
+    try:
+        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        first_line = str(error).splitlines()[0]
+        raise ConfigError(f"{path} cannot be read as YAML or JSON: {first_line}.") from None
+    if tree is not None and not isinstance(tree, dict):
+        raise ConfigError(f"{path} holds a {type(tree).__name__}; expected a mapping of keys to values.")
+    return tree or {}
+
+
+def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in seen:
+        raise ConfigError(f"{path} extends itself through {', '.join(map(str, seen))}; expected a chain that ends.")
+    tree = read_yaml(path)
+    parent = tree.pop("extends", None)
+    return _merge(_read(path.parent / str(parent), (*seen, path.resolve())), tree) if parent else tree
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"the override {text!r} has no value; expected the form key.path=value.")
+    try:
+        tree: Any = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"the value of the override {text!r} is not YAML; quote it.") from None
+    for name in reversed(key.split(".")):
+        tree = {name: tree}
+    return tree
+
+
+def _merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    if "kind" in new and "kind" in old and new["kind"] != old["kind"]:
+        return new  # another kind: the settings of the old one no longer apply
+    merged = dict(old)
+    for key, value in new.items():
+        before = old.get(key)
+        merged[key] = _merge(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _explain(error: ValidationError, cls: type, source: str) -> str:
+    known = [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+    parts = []
+    for problem in error.errors(include_url=False):
+        key = ".".join(map(str, problem["loc"])) or "(whole)"
+        said = problem["msg"].removeprefix("Value error, ")
+        near = difflib.get_close_matches(str(problem["loc"][-1]), known, 1) if problem["loc"] else []
+        hint = f" (did you mean {near[0]}?)" if near and problem["type"] == "unexpected_keyword_argument" else ""
+        parts.append(f"{key}: {said}{hint}")
+    return f"{source} cannot be used as {cls.__name__}: " + "; ".join(parts)

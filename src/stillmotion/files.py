@@ -1,0 +1,123 @@
+"""Files that are whole or absent: atomic writes, exclusive names, hashes and free space."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from .errors import StillmotionError, UsageError
+
+
+@contextlib.contextmanager
+def atomic_path(target: Path, overwrite: bool = True) -> Iterator[Path]:
+    """Yield a temporary path beside `target` that becomes `target` when the block ends, or is removed if it fails.
+
+    The bytes are on disk before the name changes. With `overwrite` off, a `target` that appears in the meantime is
+    kept and UsageError is raised. Folders work too. Raises StillmotionError where the folder cannot be written or
+    the disk is full.
+    """
+    target = Path(target)
+    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.part{target.suffix}")
+    with explained(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with explained(target):
+            yield temporary
+            _sync(temporary)
+            _publish(temporary, target, overwrite)
+            _sync(target.parent)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def explained(target: Path) -> Iterator[None]:
+    """Turn the operating system's refusals about `target` into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, StillmotionError) or error.errno is None:
+            raise
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            reason = "the disk is full or a size limit is reached"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            reason = "this user may not write there"
+        else:
+            reason = os.strerror(error.errno)
+        raise StillmotionError(f"{target} cannot be written: {reason}; nothing was left behind.") from None
+
+
+def unused_path(folder: Path, stem: str, suffix: str) -> Path:
+    """Reserve `folder/stem.suffix`, or stem-2, stem-3, ...: an empty file that no other process was given.
+
+    Raises StillmotionError where the folder cannot be written.
+    """
+    with explained(Path(folder)):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        path = Path(folder) / f"{stem}{'' if number == 1 else f'-{number}'}{suffix}"
+        try:
+            with explained(path):
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+            return path
+        except StillmotionError:
+            if not path.exists():
+                raise
+        number += 1
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes that may still be written to the disk of `folder`, or of its nearest parent that exists."""
+    folder = Path(folder).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def _publish(temporary: Path, target: Path, overwrite: bool) -> None:
+    if overwrite:
+        if temporary.is_dir() and target.is_dir():
+            aside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.old")
+            os.rename(target, aside)
+            os.rename(temporary, target)
+            shutil.rmtree(aside)
+        else:
+            os.replace(temporary, target)
+        return
+    if temporary.is_dir():
+        if target.exists():
+            raise UsageError(f"{target} already exists; expected a name that is free.")
+        os.rename(temporary, target)
+        return
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        raise UsageError(f"{target} already exists; expected a name that is free.") from None
+
+
+def _sync(path: Path) -> None:
+    if path.is_dir():
+        for child in path.rglob("*"):
+            if child.is_file():
+                _sync(child)
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

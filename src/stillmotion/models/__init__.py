@@ -1,0 +1,1 @@
+"""Networks: configuration in, plain nn.Module out. They never choose a device or a dtype."""

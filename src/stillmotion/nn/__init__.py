@@ -1,0 +1,1 @@
+"""Layers of the networks. Letters everywhere: b videos, t frames, c channels, h height, w width, n tokens, d width."""

@@ -1,0 +1,95 @@
+"""Attention over tokens, the gated feed-forward, and the single-head attention of the autoencoder."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .resnet import GROUPS
+
+
+class Attention(nn.Module):
+    """Multi-head attention of queries from `x` over keys and values from `context`, or from `x` itself."""
+
+    def __init__(self, width: int, heads: int, context_width: int | None = None) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(width, width, bias=False)
+        self.to_k = nn.Linear(context_width or width, width, bias=False)
+        self.to_v = nn.Linear(context_width or width, width, bias=False)
+        self.to_out = nn.ModuleList([nn.Linear(width, width)])
+
+    def forward(
+        self, x: Float[Tensor, "*rows n d"], context: Float[Tensor, "*rows m e"] | None = None
+    ) -> Float[Tensor, "*rows n d"]:
+        source = x if context is None else context
+        q, k, v = (
+            tokens.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
+            for tokens in (self.to_q(x), self.to_k(source), self.to_v(source))
+        )
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        return self.to_out[0](mixed.transpose(-3, -2).flatten(-2))
+
+    def of_one_token(self, context: Float[Tensor, "*rows 1 e"]) -> Float[Tensor, "*rows 1 d"]:
+        """The result for every query when there is one key: softmax over one key is 1, so queries do not matter."""
+        return self.to_out[0](self.to_v(context))
+
+    def extra_repr(self) -> str:
+        return f"heads={self.heads}"
+
+
+class GEGLU(nn.Module):
+    """A linear map to twice the width, one half gating the other through GELU. Source: Shazeer 2020."""
+
+    def __init__(self, width: int, hidden_width: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(width, 2 * hidden_width)
+
+    def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... e"]:
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    """GEGLU to four times the width and back; `chunk_size` bounds the memory of the wide middle.
+
+    With `chunk_size` set, the input is processed in slices of that many entries of axis `chunk_axis` (0: rows,
+    1: tokens); the last slice may be shorter. The result does not change.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.net = nn.ModuleList([GEGLU(width, 4 * width), nn.Identity(), nn.Linear(4 * width, width)])
+        self.chunk_size: int | None = None
+        self.chunk_axis = 0
+
+    def forward(self, x: Float[Tensor, "*rows n d"]) -> Float[Tensor, "*rows n d"]:
+        if self.chunk_size is None:
+            return self._map(x)
+        rows = x.flatten(0, -3)
+        slices = rows.split(self.chunk_size, dim=self.chunk_axis)
+        return torch.cat([self._map(part) for part in slices], dim=self.chunk_axis).reshape(x.shape)
+
+    def _map(self, x: Tensor) -> Tensor:
+        return self.net[2](self.net[0](x))
+
+
+class FrameAttention(nn.Module):
+    """Single-head attention over the pixels of each frame, added to its input: the autoencoder's middle."""
+
+    def __init__(self, channels: int, eps: float) -> None:
+        super().__init__()
+        self.group_norm = nn.GroupNorm(GROUPS, channels, eps=eps)
+        self.to_q = nn.Linear(channels, channels)
+        self.to_k = nn.Linear(channels, channels)
+        self.to_v = nn.Linear(channels, channels)
+        self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
+
+    def forward(self, x: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b t c h w"]:
+        rows = x.flatten(0, 1)
+        tokens = self.group_norm(rows).flatten(2).transpose(1, 2)
+        q, k, v = (project(tokens)[:, None] for project in (self.to_q, self.to_k, self.to_v))
+        mixed = self.to_out[0](F.scaled_dot_product_attention(q, k, v)[:, 0])
+        return x + mixed.transpose(1, 2).unflatten(2, x.shape[-2:]).unflatten(0, x.shape[:2])
