@@ -1,0 +1,61 @@
+"""stillmotion: a still image becomes a moving one.
+
+The public names are imported when they are first used, so that importing the package costs little.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .checkpoints.load import load as load
+    from .diffusers_api import AutoencoderKLTemporalDecoder as AutoencoderKLTemporalDecoder
+    from .diffusers_api import EulerDiscreteScheduler as EulerDiscreteScheduler
+    from .diffusers_api import StableVideoDiffusionPipeline as StableVideoDiffusionPipeline
+    from .diffusers_api import StableVideoDiffusionPipelineOutput as StableVideoDiffusionPipelineOutput
+    from .diffusers_api import UNetSpatioTemporalConditionModel as UNetSpatioTemporalConditionModel
+    from .diffusers_api import export_to_video as export_to_video
+    from .diffusers_api import load_image as load_image
+    from .errors import StillmotionError as StillmotionError
+    from .pipelines.image_to_video import VideoSettings as VideoSettings
+    from .pipelines.image_to_video import animate as animate
+    from .placement import Placement as Placement
+    from .placement import Stage as Stage
+    from .tasks.convert import ConvertSettings as ConvertSettings
+    from .tasks.convert import convert as convert
+    from .tasks.generate import generate as generate
+    from .tasks.settings import GenerateSettings as GenerateSettings
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AutoencoderKLTemporalDecoder": "diffusers_api",
+    "ConvertSettings": "tasks.convert",
+    "EulerDiscreteScheduler": "diffusers_api",
+    "GenerateSettings": "tasks.settings",
+    "Placement": "placement",
+    "StableVideoDiffusionPipeline": "diffusers_api",
+    "StableVideoDiffusionPipelineOutput": "diffusers_api",
+    "Stage": "placement",
+    "StillmotionError": "errors",
+    "UNetSpatioTemporalConditionModel": "diffusers_api",
+    "VideoSettings": "pipelines.image_to_video",
+    "animate": "pipelines.image_to_video",
+    "convert": "tasks.convert",
+    "export_to_video": "diffusers_api",
+    "generate": "tasks.generate",
+    "load": "checkpoints.load",
+    "load_image": "diffusers_api",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'stillmotion' has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -31,12 +31,14 @@ def atomic_path(target: Path, overwrite: bool = True) -> Iterator[Path]:
             yield temporary
             _sync(temporary)
             _publish(temporary, target, overwrite)
-            _sync(target.parent)
+            _sync_one(target.parent)  # the name itself, and not the other files there
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+        # A folder that may not be searched refuses even this; the error that brought us here says so already.
+        with contextlib.suppress(OSError):
+            if temporary.is_dir():
+                shutil.rmtree(temporary, ignore_errors=True)
+            else:
+                temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -66,14 +68,12 @@ def unused_path(folder: Path, stem: str, suffix: str) -> Path:
     number = 1
     while True:
         path = Path(folder) / f"{stem}{'' if number == 1 else f'-{number}'}{suffix}"
-        try:
-            with explained(path):
+        with explained(path):
+            try:
                 os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
-            return path
-        except StillmotionError:
-            if not path.exists():
-                raise
-        number += 1
+                return path
+            except FileExistsError:
+                number += 1
 
 
 def sha256(path: Path) -> str:
@@ -114,8 +114,12 @@ def _publish(temporary: Path, target: Path, overwrite: bool) -> None:
 def _sync(path: Path) -> None:
     if path.is_dir():
         for child in path.rglob("*"):
-            if child.is_file():
-                _sync(child)
+            if child.is_file() or child.is_dir():
+                _sync_one(child)
+    _sync_one(path)
+
+
+def _sync_one(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ..config import config
 from ..errors import UsageError
+from ..events import Progress, Watch, unwatched
 from ..nn.attention import FrameAttention
 from ..nn.mix import Mix
 from ..nn.resample import Downsample, Upsample
@@ -214,16 +215,21 @@ class Autoencoder(nn.Module):
 
 
 def decode_in_chunks(
-    autoencoder: Autoencoder, latents: Float[Tensor, "b t c h w"], frames_at_once: int
+    autoencoder: Autoencoder, latents: Float[Tensor, "b t c h w"], frames_at_once: int, watch: Watch = unwatched
 ) -> Float[Tensor, "b t c2 h2 w2"]:
     """Decode `frames_at_once` frames at a time, each chunk for itself and never across videos, as the parents do.
 
     The temporal decoder's norms and convolutions see only the chunk, so a smaller one changes the pixels.
     """
-    videos = [
-        torch.cat([autoencoder.decode(part) for part in video[None].split(frames_at_once, dim=1)], dim=1)
-        for video in latents
-    ]
+    total, videos = latents.shape[0] * latents.shape[1], []
+    watch(Progress("decode", 0, total))
+    for index, video in enumerate(latents):
+        chunks = []
+        for first in range(0, len(video), frames_at_once):
+            chunks.append(autoencoder.decode(video[None, first : first + frames_at_once]))
+            done = index * len(video) + min(first + frames_at_once, len(video))
+            watch(Progress("decode", done, total))
+        videos.append(torch.cat(chunks, dim=1))
     return torch.cat(videos)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -151,13 +151,13 @@ class UNet(nn.Module):
         h = self.conv_in(x.flatten(0, 1)).unflatten(0, x.shape[:2])
         skips = [h]
         for level in self.down_blocks:
-            for h in self._down(level, h, embedding, context, images_only):
+            for h in self._down(cast(DownLevel, level), h, embedding, context, images_only):
                 skips.append(h)
         h = self._run(self.mid_block.resnets[0], h, embedding, images_only)
         h = self._run(self.mid_block.attentions[0], h, context, images_only)
         h = self._run(self.mid_block.resnets[1], h, embedding, images_only)
         for level in self.up_blocks:
-            h = self._up(level, h, skips, embedding, context, images_only)
+            h = self._up(cast(UpLevel, level), h, skips, embedding, context, images_only)
         h = self.conv_out(F.silu(self.conv_norm_out(h.flatten(0, 1))))
         return h.unflatten(0, x.shape[:2])
 
@@ -170,7 +170,7 @@ class UNet(nn.Module):
         return noise + self.add_embedding(waves.to(dtype))
 
     def _down(
-        self, level: nn.Module, h: Tensor, embedding: Tensor, context: Tensor, images_only: Tensor | None
+        self, level: DownLevel, h: Tensor, embedding: Tensor, context: Tensor, images_only: Tensor | None
     ) -> list[Tensor]:
         outputs = []
         for i, resnet in enumerate(level.resnets):
@@ -184,7 +184,7 @@ class UNet(nn.Module):
 
     def _up(
         self,
-        level: nn.Module,
+        level: UpLevel,
         h: Tensor,
         skips: list[Tensor],
         embedding: Tensor,
@@ -209,8 +209,8 @@ class UNet(nn.Module):
         """Start a training from blocks that add nothing: zero the last layer of each, as the original did."""
         for name, module in self.named_modules():
             if name.endswith(("conv2", "proj_out", "conv_out")):
-                nn.init.zeros_(module.weight)
-                nn.init.zeros_(module.bias)
+                for parameter in module.parameters():
+                    nn.init.zeros_(parameter)
 
 
 def set_forward_chunking(network: nn.Module, chunk_size: int | None, axis: int = 0) -> None:

@@ -1,0 +1,44 @@
+# Everything here needs Python (3.11 or newer) and pip alone.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Threads of one test process; two run side by side.
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+
+.PHONY: demo test quick figures check train-tiny clean
+
+demo: $(VENV)/.core  ## set everything up and animate the example photograph
+	$(BIN)/stillmotion generate examples/rocket.jpg -o outputs
+
+test: $(VENV)/.dev  ## set everything up and run every test but the long figures
+	$(TEST) -m "not figures and not gpu"
+
+quick: $(VENV)/.dev  ## the suite for every edit
+	$(TEST) -m "not slow and not figures and not gpu"
+
+figures: $(VENV)/.dev  ## the long figures, recorded in benchmarks/results
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q -s -m figures
+
+check: $(VENV)/.dev  ## lint, types, architecture
+	scripts/check
+
+train-tiny: $(VENV)/.dev  ## remake the embedded model from nothing: hours on two cores
+	$(BIN)/stillmotion train-tiny runs/tiny --export src/stillmotion/weights/tiny
+
+# torch first and alone, so that no other package's wish pulls in a build for another machine.
+$(VENV)/.torch: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	touch $@
+
+$(VENV)/.core: $(VENV)/.torch pyproject.toml
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.core
+	$(PIP) -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) outputs

@@ -1,0 +1,7 @@
+"""`python -m stillmotion` is the command `stillmotion`."""
+
+import sys
+
+from stillmotion.cli import main
+
+sys.exit(main())

@@ -1,0 +1,311 @@
+"""A preset, a folder, a file or a hub repository to networks ready to run, and back to disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.resources
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPVisionModelWithProjection
+
+from .. import hub
+from ..errors import CheckpointError, UsageError
+from ..events import Progress, Watch, unwatched
+from ..models.autoencoder import Autoencoder
+from ..models.components import Components
+from ..models.image_encoder import build_image_encoder
+from ..models.unet import UNet
+from ..presets import PRESETS, Preset
+from . import diffusers, sgm, sgm_config
+from .rules import Place, Rules, listed, their_shape, to_ours
+from .store import TensorFile, TensorSet, write
+
+META = torch.device("meta")
+HUB_ID = r"[\w-][\w.-]*/[\w-][\w.-]*"
+FILE_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".bin", ".yaml", ".json")  # a file that is missing, not a repository
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model's networks, and the preset that says their shapes and the model's own defaults."""
+
+    components: Components
+    preset: Preset
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Part:
+    """One network, still on the meta device, and the file's names for its tensors."""
+
+    network: nn.Module
+    rules: Rules
+
+
+def load(
+    source: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    variant: str | None = None,
+    config: Preset | str | Path | None = None,
+    revision: str | None = None,
+    with_image_decoder: bool = False,
+    watch: Watch = unwatched,
+) -> Loaded:
+    """Networks on the CPU, in eval mode and without gradients, from wherever `source` points.
+
+    source: the name of a preset, a diffusers folder, the original's single .safetensors file, or a hub repository
+    `owner/name`; `./svd` is the folder where `svd` is the preset.
+    dtype: what floating-point weights become; None keeps the stored type. Weights that are kept as stored are views of
+    the mapped file: they take memory once they are used, and the file must not be cut meanwhile.
+    variant: which weights of a folder, as in `fp16`. revision: of the hub repository.
+    config: for a single file whose name says nothing, what `single_file` takes.
+    with_image_decoder: also the frame-wise decoder, where the checkpoint has one.
+    watch: one stage for a file, one for each network of a folder, in tensors.
+    Raises UsageError, CheckpointError or HubError.
+    """
+    path = Path(source)
+    is_preset = isinstance(source, str) and source in PRESETS
+    if path.is_file() and not is_preset:
+        return single_file(path, config, dtype=dtype, with_image_decoder=with_image_decoder, watch=watch)
+    if config is not None and path.suffix not in FILE_SUFFIXES:
+        raise UsageError(f"{source} brings its own configuration; expected a config for a single file only.")
+    if path.is_dir() and not is_preset:
+        return _load_folder(path, diffusers.read_preset(path), dtype, variant, with_image_decoder, watch)
+    wanted = diffusers.patterns(variant, with_image_decoder)
+    known, folder = _locate(source, revision, wanted)
+    found = diffusers.read_preset(folder)
+    if known is not None:  # the folder's shapes, and the name and the defaults of the released model
+        found = replace(known, unet=found.unet, autoencoder=found.autoencoder, image_encoder=found.image_encoder)
+    elif not (folder / diffusers.OURS).exists():
+        found = replace(found, name=str(source))  # a snapshot's own folder is called by its commit
+    return _load_folder(folder, found, dtype, variant, with_image_decoder, watch)
+
+
+def single_file(
+    path: Path,
+    config: Preset | str | Path | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    with_image_decoder: bool = False,
+    watch: Watch = unwatched,
+) -> Loaded:
+    """The networks in the original's single file.
+
+    config: what the shapes of tensors do not tell (heads, frames): a preset or its name, a diffusers folder, the
+    original's YAML, or a JSON of its settings; None where the file has a released model's name.
+    Raises CheckpointError where tensors are missing, unknown or of another shape, UsageError without a config.
+    """
+    path = Path(path)
+    tensors = TensorSet([TensorFile(path)], str(path))
+    preset = _shape_of(path, config)
+    names = tensors.entries
+    kind: Literal["image", "temporal"] = "image" if sgm.first_stage_is_image(names) else "temporal"
+    preset = replace(preset, autoencoder=replace(preset.autoencoder, decoder=kind))
+    with META:
+        components = _networks(preset)
+    parts = [
+        _Part(components.unet, sgm.unet_rules(preset.unet)),
+        _Part(components.image_encoder, sgm.image_encoder_rules(preset.image_encoder)),
+        _Part(components.autoencoder, sgm.autoencoder_rules(preset.autoencoder)),
+    ]
+    unused = () if with_image_decoder else sgm.IMAGE_DECODER_IGNORED
+    if with_image_decoder and sgm.has_image_decoder(names):
+        with META:
+            components.image_decoder = Autoencoder(replace(preset.autoencoder, decoder="image"))
+        rules = sgm.image_decoder_rules(preset.autoencoder)
+        parts.append(_Part(diffusers.decoder_only(components.image_decoder), rules))
+    _fill(parts, tensors, Rules((), unused), dtype, watch, "load")
+    return Loaded(_finished(components), preset)
+
+
+def save(
+    components: Components,
+    preset: Preset,
+    target: Path,
+    layout: Literal["diffusers", "sgm"],
+    *,
+    dtype: torch.dtype | None = None,
+    variant: str | None = None,
+    max_shard_bytes: int | None = None,
+) -> None:
+    """Write the networks as a diffusers folder, or as the original's single file; whole, or not at all.
+
+    dtype: what floating-point weights become on the way, one tensor at a time; None keeps theirs.
+    variant: a word in the names of a folder's weights, as in `fp16`. max_shard_bytes: where a folder's weights are cut.
+    The shapes written are those of the networks; `preset` gives the name and the defaults, which a folder keeps and a
+    single file has no room for. `sgm.export` says what a single file holds.
+    Raises UsageError where the layout cannot hold the networks, StillmotionError where the disk refuses.
+    """
+    target = Path(target)
+    if layout == "diffusers":
+        diffusers.write(target, components, preset, dtype, variant, max_shard_bytes)
+        return
+    if variant is not None or max_shard_bytes is not None:
+        raise UsageError("a single file has no variants and no shards; expected neither, or the layout diffusers.")
+    if target.suffix != ".safetensors":
+        raise UsageError(f"{target} is no name for a single file; expected one that ends in .safetensors.")
+    tower = diffusers.image_encoder_config(components.image_encoder.config.to_dict(), Path("the image encoder"))
+    write(target, sgm.export(components, tower), dtype)
+
+
+def _locate(source: str | Path, revision: str | None, wanted: Sequence[str]) -> tuple[Preset | None, Path]:
+    """The folder of a preset or of a hub repository, fetched if need be, and the released model that it is."""
+    if source in PRESETS:
+        known: Preset | None = PRESETS[str(source)]
+        repo_id = PRESETS[str(source)].hub_id
+    else:
+        known = next((preset for preset in PRESETS.values() if preset.hub_id == source), None)
+        repo_id = str(source)
+        if isinstance(source, Path) or not re.fullmatch(HUB_ID, source) or Path(source).suffix in FILE_SUFFIXES:
+            raise UsageError(
+                f"{source} is no model: there is no such file or folder; expected one of those, a hub repository "
+                f"owner/name, or a preset: {', '.join(PRESETS)}."
+            )
+    if repo_id is not None:
+        return known, hub.fetch(repo_id, revision=revision, patterns=wanted)
+    folder = Path(str(importlib.resources.files("stillmotion") / "weights" / str(source)))
+    if not folder.is_dir():
+        raise CheckpointError(f"the weights of {source} are missing at {folder}; expected them in the package.")
+    return known, folder
+
+
+def _load_folder(
+    folder: Path,
+    preset: Preset,
+    dtype: torch.dtype | None,
+    variant: str | None,
+    with_image_decoder: bool,
+    watch: Watch,
+) -> Loaded:
+    with META:
+        components = _networks(preset)
+    networks: dict[str, nn.Module] = {
+        "image_encoder": components.image_encoder,
+        "vae": components.autoencoder,
+        "unet": components.unet,
+    }
+    image = diffusers.read_image_decoder(folder) if with_image_decoder else None
+    if image is not None:
+        with META:
+            components.image_decoder = Autoencoder(image)
+        networks["image_decoder"] = diffusers.decoder_only(components.image_decoder)
+    for part, network in networks.items():
+        tensors = diffusers.open_weights(folder, part, variant)
+        _fill([_Part(network, diffusers.RULES)], tensors, diffusers.RULES, dtype, watch, f"load {part}")
+    return Loaded(_finished(components), preset)
+
+
+def _shape_of(path: Path, config: Preset | str | Path | None) -> Preset:
+    """The preset that a single file follows."""
+    if isinstance(config, Preset):
+        return config
+    if config is None:
+        known = next((preset for preset in PRESETS.values() if path.name in preset.file_names), None)
+        if known is None:
+            raise UsageError(
+                f"the name of {path} is not that of a released model, and tensors do not tell heads and frames; "
+                f"expected a config: a preset ({', '.join(PRESETS)}), a diffusers folder, or the original's YAML."
+            )
+        return known
+    if isinstance(config, str) and config in PRESETS:
+        return PRESETS[config]
+    place = Path(config)
+    if not place.exists():
+        raise UsageError(f"the config {config} is neither a file nor a preset; expected one of {', '.join(PRESETS)}.")
+    return diffusers.read_preset(place) if place.is_dir() else sgm_config.read_config(place)
+
+
+def _networks(preset: Preset) -> Components:
+    return Components(
+        unet=UNet(preset.unet),
+        autoencoder=Autoencoder(preset.autoencoder),
+        image_encoder=build_image_encoder(preset.image_encoder),
+    )
+
+
+def _fill(
+    parts: Sequence[_Part], tensors: TensorSet, extra: Rules, dtype: torch.dtype | None, watch: Watch, stage: str
+) -> None:
+    """Give the meta networks their tensors, after every name and shape of the file has been found right."""
+    places = [{name: part.rules.place(name) for name in part.network.state_dict()} for part in parts]
+    _check(parts, places, tensors, extra)
+    total = sum(map(len, places))
+    done = 0
+    watch(Progress(stage, 0, total))
+    for part, found in zip(parts, places, strict=True):
+        part.network.requires_grad_(False)
+        state = {}
+        for name, place in found.items():
+            state[name] = _read(tensors, place, dtype)
+            done += 1
+            watch(Progress(stage, done, total))
+        part.network.load_state_dict(state, strict=True, assign=True)
+
+
+def _check(parts: Sequence[_Part], places: Sequence[dict[str, Place]], tensors: TensorSet, extra: Rules) -> None:
+    entries = tensors.entries
+    wanted: set[str] = set()
+    wrong, missing = [], []
+    for part, found in zip(parts, places, strict=True):
+        shapes = {name: value.shape for name, value in part.network.state_dict().items()}
+        for name, place in found.items():
+            wanted.add(place.theirs)
+            entry = entries.get(place.theirs)
+            expected = their_shape(shapes[name], place)
+            if entry is None:
+                missing.append(place.theirs)
+            elif entry.shape != expected or not entry.dtype.is_floating_point:
+                wrong.append(f"{place.theirs} is {entry.dtype} {list(entry.shape)}, expected a float {list(expected)}")
+    reasons = [extra, *(part.rules for part in parts)]
+    unknown = [name for name in entries if name not in wanted and not any(table.reason(name) for table in reasons)]
+    faults = []
+    if missing:
+        unique = list(dict.fromkeys(missing))
+        faults.append(f"lacks {len(unique)} tensors ({listed(unique)})")
+    if unknown:
+        faults.append(f"has {len(unknown)} tensors that are not known ({listed(unknown)})")
+    if wrong:
+        faults.append(f"has {len(wrong)} tensors of another shape or type ({listed(dict.fromkeys(wrong))})")
+    if faults:
+        raise CheckpointError(f"{tensors.label} {', and '.join(faults)}; expected the tensors of this model's shape.")
+
+
+def _read(tensors: TensorSet, place: Place, dtype: torch.dtype | None) -> Tensor:
+    """One of our tensors: a view of the mapped file where nothing changes, else a copy, and the file's pages let go."""
+    stored = tensors.tensor(place.theirs)
+    if place.parts > 1:
+        stored = stored.chunk(place.parts)[place.part]
+    tensor = to_ours(stored, place.form)
+    converted = tensor.to(dtype=dtype or tensor.dtype).contiguous()
+    if converted.data_ptr() % converted.element_size():  # an odd header length leaves tensors unaligned
+        converted = converted.clone()
+    if converted.data_ptr() != stored.data_ptr():
+        tensors.release(place.theirs)
+    return converted
+
+
+def _finished(components: Components) -> Components:
+    """Share the encoder with the image decoder, give buffers their values, and make everything ready to run."""
+    image_decoder = components.image_decoder
+    if image_decoder is not None:
+        image_decoder.encoder = components.autoencoder.encoder
+        image_decoder.quant_conv = components.autoencoder.quant_conv
+    _fill_buffers(components.image_encoder)
+    for network in components.networks().values():
+        network.eval().requires_grad_(False)
+        left = [name for name, value in network.named_parameters() if value.is_meta]
+        left += [name for name, value in network.named_buffers() if value.is_meta]
+        assert not left, f"still on the meta device: {left}"
+    return components
+
+
+def _fill_buffers(image_encoder: CLIPVisionModelWithProjection) -> None:
+    """transformers keeps the positions 0, 1, 2, ... in a buffer that no checkpoint holds."""
+    embeddings = image_encoder.vision_model.embeddings
+    embeddings.position_ids = torch.arange(embeddings.position_ids.shape[-1])[None]

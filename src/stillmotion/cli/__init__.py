@@ -1,0 +1,62 @@
+"""The command line: one file per command, imported when it is called, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import click
+import typer.core
+from typer.main import get_command
+
+from ..errors import StillmotionError, UsageError
+
+# Command, its module, and its line in the overview.
+COMMANDS = {
+    "generate": ("generate", "Animate an image, a folder or a pattern of images."),
+    "convert": ("convert", "Rewrite a checkpoint as a diffusers folder or as one sgm file."),
+    "train-tiny": ("train_tiny", "Train the embedded model from rendered scenes."),
+}
+
+
+class _Overview(typer.core.TyperGroup):
+    """Knows every command's name and line without importing it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f".{COMMANDS[cmd_name][0]}", __name__)
+        return get_command(module.app)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 failed, 2 a wrong request, 130 stopped."""
+    overview = _Overview(name="stillmotion", help="A still image becomes a moving one.", rich_markup_mode=None)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        result = overview.main(given or ["--help"], prog_name="stillmotion", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Abort:
+        return _end("Stopped; nothing was left half-written.", 130)
+    except KeyboardInterrupt:
+        return _end("Stopped; nothing was left half-written.", 130)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except UsageError as error:
+        return _end(f"Error: {error}", 2)
+    except StillmotionError as error:
+        return _end(f"Error: {error}", 1)
+
+
+def _end(message: str, code: int) -> int:
+    print(message, file=sys.stderr)
+    return code

@@ -1,0 +1,18 @@
+"""stillmotion convert"""
+
+from __future__ import annotations
+
+from ..tasks.convert import ConvertSettings, convert
+from .options import app_of
+from .progress import Terminal
+
+
+def run(settings: ConvertSettings) -> int:
+    """Convert and print where the result lies."""
+    with Terminal() as terminal:
+        path = convert(settings, terminal)
+    print(path)
+    return 0
+
+
+app = app_of(ConvertSettings, run, positional=("source", "target"))

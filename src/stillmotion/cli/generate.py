@@ -1,0 +1,58 @@
+"""stillmotion generate"""
+
+from __future__ import annotations
+
+from ..config import dump
+from ..tasks.generate import Made, Plan, generate, plan
+from ..tasks.settings import GenerateSettings
+from .options import app_of
+from .progress import Terminal
+
+STAGES = ("load", "encode", "denoise", "decode", "write")
+
+
+def run(settings: GenerateSettings) -> int:
+    """Make the videos and print where each lies; 1 if any could not be made."""
+    if settings.dry_run:
+        _print_plan(plan(settings))
+        return 0
+    failures = 0
+    made = None
+    with Terminal() as terminal:
+        for made in generate(settings, terminal):
+            _print_made(made)
+            failures += made.error is not None
+    if made is not None and not failures:
+        _print_hints(settings, made)
+    return 1 if failures else 0
+
+
+def _print_made(made: Made) -> None:
+    if made.error is not None:
+        print(f"{made.image}: {made.error}")
+        return
+    times = ", ".join(f"{stage} {made.seconds[stage]:.1f} s" for stage in STAGES if stage in made.seconds)
+    print(f"{made.path}  (seed {made.seed}; {times})")
+
+
+def _print_hints(settings: GenerateSettings, made: Made) -> None:
+    print("Try next:")
+    print(f"  another take:  stillmotion generate {settings.image} --seed {made.seed + 1}")
+    print(f"  more motion:   stillmotion generate {settings.image} --motion 200")
+    if settings.model == "tiny":
+        print(f"  full quality:  stillmotion generate {settings.image} --model svd-xt   (fetches 1.5 billion weights)")
+
+
+def _print_plan(planned: Plan) -> None:
+    where = planned.placement
+    print(f"{len(planned.seeds)} video(s) of {len(planned.images)} image(s), seeds {planned.seeds[0]} and up")
+    print(f"model {planned.model} on {where.device} in {where.dtype}, offload {where.offload}")
+    print(f"{planned.width}x{planned.height} pixels, image fitted by {planned.fit}, played at {planned.play_fps:g} fps")
+    print(dump(planned.video).rstrip())
+    counted = planned.cost
+    print(f"{counted.model_calls} model calls, {counted.operations / 1e12:.2f} TFLOP a video,", end=" ")
+    print(f"{counted.weight_bytes / 1e9:.2f} GB of weights")
+    print(f"expected time: about {planned.seconds:.0f} s")
+
+
+app = app_of(GenerateSettings, run, positional=("image",))

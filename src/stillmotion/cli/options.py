@@ -1,0 +1,89 @@
+"""A command's options from its settings class, so that every option is written once."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import types
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import typer
+from pydantic.fields import FieldInfo
+
+from ..config import parse
+
+
+def app_of(settings: type, run: Callable[[Any], int], positional: Sequence[str]) -> typer.Typer:
+    """A typer application of one command whose options are the fields of `settings`.
+
+    Values reach the settings class as text and are checked there, once; only switches are read here.
+    """
+
+    def command(**given: Any) -> int:
+        tree = {name: value for name, value in given.items() if value is not None}
+        return run(parse(settings, tree, source="the command line"))
+
+    hints = get_type_hints(settings, include_extras=True)
+    parameters = [_parameter(field, hints[field.name], field.name in positional) for field in dataclasses.fields(settings)]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    command.__doc__ = (settings.__doc__ or "").strip()
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    app.command()(command)
+    return app
+
+
+def _parameter(field: dataclasses.Field[Any], hint: Any, is_positional: bool) -> inspect.Parameter:
+    kind, described = _unwrapped(hint)
+    text = described + _shown(field, kind)
+    if is_positional:
+        option: Any = typer.Argument(help=text, show_default=False, metavar=field.name.upper())
+        return _keyword(field.name, Annotated[str, option], inspect.Parameter.empty)
+    name = f"--{field.name.replace('_', '-')}"
+    names = (name, "-o") if field.name == "output" else (name,)
+    if kind is bool:
+        return _keyword(field.name, Annotated[bool, typer.Option(*names, help=text, show_default=False)], False)
+    option = typer.Option(*names, help=text, show_default=False, metavar=_metavar(kind))
+    required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    return _keyword(field.name, Annotated[str | None, option], inspect.Parameter.empty if required else None)
+
+
+def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+
+
+def _unwrapped(hint: Any) -> tuple[Any, str]:
+    """The type behind Annotated and `| None`, and the description found on the way."""
+    described = ""
+    while True:
+        if get_origin(hint) is Annotated:
+            hint, *marks = get_args(hint)
+            described = next((m.description for m in marks if isinstance(m, FieldInfo) and m.description), described)
+        elif get_origin(hint) in (Union, types.UnionType) and type(None) in get_args(hint):
+            hint = next(choice for choice in get_args(hint) if choice is not type(None))
+        else:
+            return hint, described
+
+
+def _kinds(kind: Any) -> list[str]:
+    """The names that a field accepts, where it accepts only names."""
+    if get_origin(kind) is Literal:
+        return [str(choice) for choice in get_args(kind)]
+    if get_origin(kind) in (Union, types.UnionType):
+        return [str(get_type_hints(choice)["kind"].__args__[0]) for choice in get_args(kind)]
+    return []
+
+
+def _metavar(kind: Any) -> str:
+    names = _kinds(kind)
+    if names:
+        return "|".join(names)
+    return {int: "INT", float: "NUMBER", tuple[int, int]: "WxH", tuple[float, float]: "MIN:MAX"}.get(kind, "TEXT")
+
+
+def _shown(field: dataclasses.Field[Any], kind: Any) -> str:
+    if field.default in (None, False, dataclasses.MISSING):
+        return ""
+    default = field.default.kind if dataclasses.is_dataclass(field.default) else field.default  # type: ignore[union-attr]
+    return f" [default: {default}]"

@@ -1,0 +1,1 @@
+"""What a person asks for: files in, files out."""

@@ -1,0 +1,123 @@
+"""Training the autoencoder on rendered scenes: frames first, then the decoder's layers across frames."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..events import Watch, unwatched
+from ..models.autoencoder import Autoencoder, AutoencoderConfig
+from .config import AutoencoderTraining
+from .ema import Ema
+from .loop import generator, train
+from .toys import ToyConfig, render_clip
+
+
+def train_frames(
+    cfg: AutoencoderTraining, model: AutoencoderConfig, folder: Path, watch: Watch = unwatched
+) -> tuple[Autoencoder, Ema]:
+    """Train encoder and frame-wise decoder on single frames. Returns the network and its averages.
+
+    The layer between latents and decoder stays the identity, so that the decoder's weights are also those of the
+    frame-wise layers of the temporal decoder.
+    """
+    torch.manual_seed(cfg.loop.seed)
+    network = Autoencoder(dataclasses.replace(model, decoder="image"))
+    torch.nn.init.dirac_(network.post_quant_conv.weight)
+    assert network.post_quant_conv.bias is not None
+    torch.nn.init.zeros_(network.post_quant_conv.bias)
+    network.post_quant_conv.requires_grad_(False)
+
+    def loss(step: int) -> Tensor:
+        frames = batch_of_frames(cfg, step)
+        noise_source = generator(cfg.loop.seed, step, stream=1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=cfg.loop.precision == "bf16"):
+            moments = network.encode(frames)
+            latents = moments.sample(torch.randn(moments.mean.shape, generator=noise_source))
+            decoded = network.decode(latents)
+        kl = moments.kl().mean() / moments.mean[0].numel()
+        return reconstruction_loss(decoded.float(), frames, cfg.edge_weight) + cfg.kl_weight * kl
+
+    return network, train(cfg.loop, {"autoencoder": network}, loss, folder, watch)
+
+
+def train_clips(
+    cfg: AutoencoderTraining,
+    model: AutoencoderConfig,
+    frames_model: Autoencoder,
+    folder: Path,
+    watch: Watch = unwatched,
+) -> tuple[Autoencoder, Ema]:
+    """Train the decoder's layers across frames behind a frozen encoder, starting from the frame-wise decoder."""
+    torch.manual_seed(cfg.loop.seed)
+    network = temporal_from_frames(model, frames_model)
+    network.encoder.requires_grad_(False)
+    network.quant_conv.requires_grad_(False)
+
+    def loss(step: int) -> Tensor:
+        clips = batch_of_clips(cfg, step)
+        with torch.autocast("cpu", torch.bfloat16, enabled=cfg.loop.precision == "bf16"):
+            with torch.no_grad():
+                latents = network.encode(clips).mean
+            decoded = network.decode(latents)
+        return reconstruction_loss(decoded.float(), clips, cfg.edge_weight)
+
+    return network, train(cfg.loop, {"autoencoder": network}, loss, folder, watch)
+
+
+def temporal_from_frames(model: AutoencoderConfig, frames_model: Autoencoder) -> Autoencoder:
+    """A temporal autoencoder whose frame-wise layers are those of `frames_model`, and whose rest adds nothing yet."""
+    network = Autoencoder(dataclasses.replace(model, decoder="temporal"))
+    given = frames_model.state_dict()
+    state = network.state_dict()
+    for key in state:
+        source = key.replace("spatial_res_block.", "")
+        if source in given:
+            state[key] = given[source].clone()
+        elif "temporal_res_block.conv2" in key:
+            state[key] = torch.zeros_like(state[key])
+    state["decoder.time_conv_out.weight"] = torch.eye(3)[:, :, None, None, None] * torch.tensor([0.0, 1.0, 0.0])[
+        None, None, :, None, None
+    ]
+    state["decoder.time_conv_out.bias"] = torch.zeros(3)
+    network.load_state_dict(state)
+    return network
+
+
+def reconstruction_loss(
+    decoded: Float[Tensor, "b t c h w"], frames: Float[Tensor, "b t c h w"], edge_weight: float
+) -> Float[Tensor, ""]:
+    """Absolute error of the pixels, plus that of the differences between neighbouring pixels."""
+    error = decoded - frames
+    edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+    return error.abs().mean() + edge_weight * edges + F.mse_loss(decoded, frames)
+
+
+def batch_of_frames(cfg: AutoencoderTraining, step: int) -> Float[Tensor, "b 1 c h w"]:
+    """One random frame each of scenes that no other step sees."""
+    toys = dataclasses.replace(cfg.toys, frames=1, objects=(1, 6))
+    first = step * cfg.loop.batch_size
+    frames = [_mirrored(render_clip(toys, first + i).frames, first + i) for i in range(cfg.loop.batch_size)]
+    return torch.stack(frames)
+
+
+def batch_of_clips(cfg: AutoencoderTraining, step: int) -> Float[Tensor, "b t c h w"]:
+    """Short clips of scenes that no other step sees."""
+    toys: ToyConfig = dataclasses.replace(cfg.toys, frames=cfg.clip_frames)
+    first = step * cfg.loop.batch_size
+    return torch.stack([render_clip(toys, first + i).frames for i in range(cfg.loop.batch_size)])
+
+
+def _mirrored(frames: Tensor, seed: int) -> Tensor:
+    """Half of the frames with inverted brightness or swapped channels, so that colours beyond the palette occur."""
+    choice = seed % 4
+    if choice == 1:
+        return -frames
+    if choice == 3:
+        return frames.roll(1 + seed // 4 % 2, dims=1)
+    return frames

@@ -1,0 +1,72 @@
+"""Settings of a training run."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ..config import config
+from .toys import ToyConfig
+
+
+@config
+class OptimizerConfig:
+    """AdamW with a warm-up, a plateau and a linear descent to zero."""
+
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.01
+    warmup_steps: int = 100
+    # Share of all steps, at the end, over which the rate falls to zero.
+    descent: float = 0.4
+    # Gradients of a larger norm are scaled down to this one.
+    max_grad_norm: float = 1.0
+    ema_decay: float = 0.998
+
+
+@config
+class LoopConfig:
+    """How long, how reproducibly, and what is kept."""
+
+    seed: int = 0
+    steps: int = 1000
+    batch_size: int = 8
+    optimizer: OptimizerConfig = OptimizerConfig()
+    # Steps between resumable checkpoints and between lines of the log.
+    save_every: int = 200
+    log_every: int = 20
+    # bf16 runs the products in bfloat16 under autocast; weights, norms' statistics and loss stay float32.
+    precision: Literal["float32", "bf16"] = "float32"
+
+
+@config
+class AutoencoderTraining:
+    """Frames in, frames out: first the frame-wise autoencoder, then the layers of the decoder that look across frames."""
+
+    stage: Literal["frames", "clips"] = "frames"
+    loop: LoopConfig = LoopConfig()
+    toys: ToyConfig = ToyConfig()
+    # Weight of the divergence from a unit Gaussian, a latent.
+    kl_weight: float = 1e-5
+    # Weight of the error of neighbouring pixels' differences, which keeps edges sharp.
+    edge_weight: float = 1.0
+    # Neighbouring frames that the clips stage decodes together.
+    clip_frames: int = 5
+
+
+@config
+class VideoTraining:
+    """The video U-Net with the paper's recipe: EDM noise a video, dropped conditions, true fps and motion labels."""
+
+    loop: LoopConfig = LoopConfig()
+    toys: ToyConfig = ToyConfig()
+    # The data set: clips of seeds first_seed ... first_seed + clips - 1, encoded once.
+    clips: int = 3000
+    first_seed: int = 1_000_000
+    # Logarithm of the noise level: normal with this mean and deviation, one draw a video.
+    sigma_mean: float = 0.7
+    sigma_deviation: float = 1.6
+    # Logarithm of the noise on the conditioning image: normal with this mean and deviation.
+    noise_aug_mean: float = -3.0
+    noise_aug_deviation: float = 0.5
+    # Probability of dropping the image embedding alone, the image latents alone, and both.
+    dropout: float = 0.1

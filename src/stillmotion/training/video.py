@@ -1,0 +1,154 @@
+"""Training the video U-Net and the image encoder together on clips whose motion is known."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import CLIPVisionModelWithProjection
+
+from ..conditioning import Condition, drop_conditions, embed_image, image_latents, micro_conditions
+from ..diffusion.loss import denoising_loss, velocity_weight
+from ..diffusion.precondition import VWithEDMNoise, denoised
+from ..diffusion.sigmas import draw_log_normal
+from ..events import Progress, Watch, unwatched
+from ..files import atomic_path
+from ..models.autoencoder import Autoencoder
+from ..models.image_encoder import build_image_encoder
+from ..models.unet import UNet
+from ..presets import Preset
+from .config import VideoTraining
+from .ema import Ema
+from .loop import generator, train
+from .toys import render_clip
+
+CLIPS_A_FILE = 100
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EncodedClips:
+    """A data set ready for the U-Net: scaled latents of every frame, the first frame's pixels, and the true labels."""
+
+    latents: Tensor  # n t c h w, float16
+    first_frames: Tensor  # n c h w, uint8
+    fps: Tensor
+    motion_bucket: Tensor
+
+    def __len__(self) -> int:
+        return len(self.fps)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class VideoNetworks:
+    """What this stage trains, and the frozen autoencoder that it trains against."""
+
+    unet: UNet
+    image_encoder: CLIPVisionModelWithProjection
+    autoencoder: Autoencoder
+
+
+def new_networks(preset: Preset, autoencoder: Autoencoder, seed: int) -> VideoNetworks:
+    """Fresh networks of the preset's shapes beside a trained autoencoder."""
+    torch.manual_seed(seed)
+    unet = UNet(preset.unet)
+    unet.zero_last_layers()
+    return VideoNetworks(unet, build_image_encoder(preset.image_encoder), autoencoder.eval().requires_grad_(False))
+
+
+def train_video(
+    cfg: VideoTraining, networks: VideoNetworks, clips: EncodedClips, folder: Path, watch: Watch = unwatched
+) -> Ema:
+    """Train U-Net and image encoder with EDM noise, one level a video. Returns the averages."""
+    unet = networks.unet
+    amp = cfg.loop.precision == "bf16"
+
+    def loss(step: int) -> Tensor:
+        rows = batch_rows(cfg, len(clips), step)
+        latents = clips.latents[rows].float()
+        draw = generator(cfg.loop.seed, step, stream=2)
+        sigma = draw_log_normal(cfg.sigma_mean, cfg.sigma_deviation, torch.randn(len(rows), generator=draw))
+        noise = torch.randn(latents.shape, generator=draw)
+        noisy = latents + sigma[:, None, None, None, None] * noise
+        with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+            condition = draw_condition(cfg, networks, clips, rows, draw)
+
+            def network(x: Tensor, c_noise: Tensor) -> Tensor:
+                return unet(condition.beside(x), c_noise, condition.context, condition.numbers)
+
+            estimate = denoised(network, VWithEDMNoise(), noisy, sigma)
+        return denoising_loss(estimate, latents, velocity_weight(sigma))
+
+    modules = {"unet": unet, "image_encoder": networks.image_encoder}
+    return train(cfg.loop, modules, loss, folder, watch)
+
+
+def draw_condition(
+    cfg: VideoTraining, networks: VideoNetworks, clips: EncodedClips, rows: Tensor, draw: torch.Generator
+) -> Condition:
+    """The condition of a batch: noised first frames, their embeddings and labels, some of them hidden."""
+    images = clips.first_frames[rows].float() / 127.5 - 1
+    count = len(rows)
+    noise_aug = draw_log_normal(
+        cfg.noise_aug_mean, cfg.noise_aug_deviation, torch.randn(count, generator=draw)
+    )
+    pixel_noise = torch.randn(images.shape, generator=draw)
+    with torch.no_grad():
+        latents = image_latents(networks.autoencoder, images, noise_aug, pixel_noise)
+    numbers = micro_conditions(clips.fps[rows], clips.motion_bucket[rows], noise_aug, count)
+    condition = Condition(embed_image(networks.image_encoder, images), latents, numbers)
+    return drop_conditions(condition, torch.rand(count, generator=draw), cfg.dropout)
+
+
+def batch_rows(cfg: VideoTraining, clips: int, step: int) -> Tensor:
+    """Rows of the batch of `step`: every epoch is one shuffle of the whole data set."""
+    size = cfg.loop.batch_size
+    rows = [step * size + i for i in range(size)]
+    orders = {epoch: _order(cfg.loop.seed, clips, epoch) for epoch in {row // clips for row in rows}}
+    return torch.stack([orders[row // clips][row % clips] for row in rows])
+
+
+def encode_clips(
+    cfg: VideoTraining, autoencoder: Autoencoder, folder: Path, watch: Watch = unwatched
+) -> EncodedClips:
+    """Render and encode the data set once, in files of a hundred clips that a killed run keeps."""
+    parts = []
+    for first in range(0, cfg.clips, CLIPS_A_FILE):
+        path = Path(folder) / f"clips-{cfg.first_seed + first}.safetensors"
+        if not path.exists():
+            seeds = range(cfg.first_seed + first, cfg.first_seed + min(first + CLIPS_A_FILE, cfg.clips))
+            with atomic_path(path) as temporary:
+                save_file(_encode(cfg, autoencoder, seeds), temporary)
+        parts.append(load_file(path))
+        watch(Progress("encode clips", min(first + CLIPS_A_FILE, cfg.clips), cfg.clips))
+    whole = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+    return EncodedClips(whole["latents"], whole["first_frames"], whole["fps"], whole["motion_bucket"])
+
+
+@torch.no_grad()
+def latent_deviation(autoencoder: Autoencoder, cfg: VideoTraining, scenes: int = 64) -> float:
+    """Standard deviation of the unscaled latents over scenes that no data set holds; its inverse is the scale."""
+    toys = dataclasses.replace(cfg.toys, frames=1)
+    frames = torch.stack([render_clip(toys, 500_000_000 + i).frames for i in range(scenes)])
+    return autoencoder.encode(frames).mean.std().item()
+
+
+@torch.no_grad()
+def _encode(cfg: VideoTraining, autoencoder: Autoencoder, seeds: range) -> dict[str, Tensor]:
+    clips = [render_clip(cfg.toys, seed) for seed in seeds]
+    scale = autoencoder.cfg.scaling_factor
+    with torch.autocast("cpu", torch.bfloat16, enabled=cfg.loop.precision == "bf16"):
+        latents = [autoencoder.encode(clip.frames[None]).mean[0].float() * scale for clip in clips]
+    first = torch.stack([clip.frames[0] for clip in clips])
+    return {
+        "latents": torch.stack(latents).half(),
+        "first_frames": ((first + 1) * 127.5).round().clamp(0, 255).to(torch.uint8),
+        "fps": torch.tensor([clip.fps for clip in clips]),
+        "motion_bucket": torch.tensor([clip.motion_bucket for clip in clips]),
+    }
+
+
+def _order(seed: int, clips: int, epoch: int) -> Tensor:
+    return torch.randperm(clips, generator=generator(seed, epoch, stream=3))

@@ -1,0 +1,424 @@
+"""Every kind of image becomes the same upright sRGB pixels, and every bad one a sentence."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageCms
+
+from stillmotion.errors import MediaError, StillmotionError, UsageError
+from stillmotion.media import images
+
+HEIGHT, WIDTH = 6, 4
+ORIENTATION = 0x0112
+# How the stored pixels become upright ones, from the EXIF 2.32 table of which edge is row 0 and column 0.
+UPRIGHT = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: a[::-1].swapaxes(0, 1),
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: lambda a: a.swapaxes(0, 1)[::-1],
+}
+
+
+def _colours() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 4)).astype(np.uint8)
+
+
+def _grey3(values: np.ndarray) -> np.ndarray:
+    return np.repeat(np.round(values).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def _over_white(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    share = alpha[..., None].astype(np.float64) / 255
+    return np.round(colour * share + 255 * (1 - share)).astype(np.uint8)
+
+
+def _palette() -> tuple[Image.Image, np.ndarray]:
+    indices = np.random.default_rng(1).integers(0, 3, (HEIGHT, WIDTH)).astype(np.uint8)
+    table = np.array([[250, 10, 20], [30, 240, 50], [60, 70, 230]], np.uint8)
+    image = Image.fromarray(indices).convert("L")
+    image.putpalette(table.tobytes())
+    image.info["transparency"] = bytes([255, 0, 128])
+    return image, _over_white(table[indices], np.array([255, 0, 128], np.uint8)[indices])
+
+
+def _cmyk() -> tuple[Image.Image, np.ndarray]:
+    ink = _colours()
+    light = 1 - ink.astype(np.float64) / 255
+    return Image.frombytes("CMYK", (WIDTH, HEIGHT), ink.tobytes()), np.round(255 * light[..., :3] * light[..., 3:])
+
+
+def _of_mode(mode: str) -> tuple[Image.Image, np.ndarray]:
+    """An image of a mode as its file stores it, and the RGB pixels that it must give, worked out by hand."""
+    rgba, grey = _colours(), _colours()[..., 0]
+    deep = np.random.default_rng(2).integers(0, 65536, (HEIGHT, WIDTH))
+    if mode == "P":
+        return _palette()
+    if mode == "CMYK":
+        return _cmyk()
+    return {
+        "RGB": lambda: (Image.fromarray(rgba[..., :3].copy()), rgba[..., :3]),
+        "RGBA": lambda: (Image.fromarray(rgba), _over_white(rgba[..., :3], rgba[..., 3])),
+        "L": lambda: (Image.fromarray(grey), _grey3(grey)),
+        "LA": lambda: (Image.fromarray(rgba[..., :2].copy(), "LA"), _over_white(_grey3(grey), rgba[..., 1])),
+        "1": lambda: (Image.fromarray(grey > 127), _grey3(255.0 * (grey > 127))),
+        "I;16": lambda: (Image.fromarray(deep.astype(np.uint16)), _grey3(deep / 257)),
+        "I": lambda: (Image.fromarray(deep.astype(np.int32)), _grey3(deep / 257)),
+        "F": lambda: (Image.fromarray((deep / 65535).astype(np.float32)), _grey3(deep / 257)),
+    }[mode]()
+
+
+def _with_orientation(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    return exif
+
+
+FILES = {"RGB": "png", "RGBA": "png", "L": "png", "LA": "png", "P": "png", "1": "png"}
+FILES |= {"I;16": "png", "I": "tiff", "F": "tiff", "CMYK": "tiff"}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("mode", FILES)
+def test_every_mode_and_orientation_gives_the_pixels_worked_out_by_hand(tmp_path, mode, orientation):
+    image, expected = _of_mode(mode)
+    assert image.mode == mode
+    path = tmp_path / f"image.{FILES[mode]}"
+    image.save(path, exif=_with_orientation(orientation))
+    read = images.read_image(path)
+    assert read.mode == "RGB"
+    wanted = UPRIGHT[orientation](expected).astype(int)
+    assert np.asarray(read).shape == wanted.shape
+    np.testing.assert_allclose(np.asarray(read).astype(int), wanted, atol=1)
+
+
+def test_transparent_colour_of_an_rgb_png_is_white(tmp_path):
+    pixels = np.zeros((2, 2, 3), np.uint8)
+    pixels[0, 0] = 10, 20, 30
+    Image.fromarray(pixels).save(tmp_path / "a.png", transparency=(10, 20, 30))
+    read = np.asarray(images.read_image(tmp_path / "a.png"))
+    assert read[0, 0].tolist() == [255, 255, 255]
+    assert read[1, 1].tolist() == [0, 0, 0]
+
+
+def _swapped_profile() -> bytes:
+    """The sRGB profile with its red and blue primaries exchanged, so that a converted image shows it at once."""
+    data = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert b"rXYZ" in data
+    return data.replace(b"rXYZ", b"tXYZ").replace(b"bXYZ", b"rXYZ").replace(b"tXYZ", b"bXYZ")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_the_icc_profile_is_applied_and_not_kept(tmp_path, mode):
+    image = Image.new("RGB", (3, 2), (200, 0, 40))
+    image = image.quantize(2) if mode == "P" else image.convert(mode)
+    image.save(tmp_path / "a.png", icc_profile=_swapped_profile())
+    read = images.read_image(tmp_path / "a.png")
+    assert np.abs(np.asarray(read).astype(int) - (40, 0, 200)).max() <= 6  # the profile rounds its primaries
+    images.save_png(read, tmp_path / "b.png")
+    assert np.array_equal(np.asarray(images.read_image(tmp_path / "b.png")), np.asarray(read))
+    assert b"iCCP" not in (tmp_path / "b.png").read_bytes()
+
+
+@pytest.mark.parametrize("profile", [b"not a profile", _swapped_profile()[:200]])
+def test_a_damaged_profile_is_ignored(tmp_path, profile):
+    Image.new("RGB", (3, 2), (200, 0, 40)).save(tmp_path / "a.png", icc_profile=profile)
+    assert images.read_image(tmp_path / "a.png").getpixel((0, 0)) == (200, 0, 40)
+
+
+def test_a_grey_image_with_a_colour_profile_is_read(tmp_path):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.new("L", (3, 2), 77).save(tmp_path / "a.png", icc_profile=profile)
+    assert np.abs(np.array(images.read_image(tmp_path / "a.png").getpixel((0, 0))) - 77).max() <= 1
+
+
+def test_upright_rgb_leaves_its_argument_alone_and_returns_another_image():
+    image = Image.new("RGB", (2, 2), "red")
+    image.info["icc_profile"] = b"x"
+    result = images.upright_rgb(image)
+    assert result is not image
+    assert result.info == {}
+    assert image.info == {"icc_profile": b"x"}
+
+
+@pytest.mark.parametrize(("orientation", "size"), [(1, (160, 100)), (6, (100, 160))])
+def test_draft_mode_is_no_smaller_than_asked_for(tmp_path, orientation, size):
+    noise = np.random.default_rng(0).integers(0, 256, (800, 1280, 3)).astype(np.uint8)
+    path = tmp_path / "a.jpg"
+    Image.fromarray(noise).save(path, exif=_with_orientation(orientation))
+    assert images.read_image(path, at_least=size).size == size
+    larger = images.read_image(path, at_least=(size[0] + 1, size[1])).size
+    assert larger == (2 * size[0], 2 * size[1])
+
+
+def test_the_first_picture_of_an_mpo_is_read(tmp_path):
+    first, second = Image.new("RGB", (32, 16), "red"), Image.new("RGB", (32, 16), "blue")
+    first.save(tmp_path / "a.mpo", save_all=True, append_images=[second], exif=_with_orientation(6))
+    read = images.read_image(tmp_path / "a.mpo")
+    assert read.size == (16, 32)
+    assert read.getpixel((8, 16))[0] > 240
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
+def test_the_first_frame_of_an_animation_is_read(tmp_path, suffix):
+    first, second = Image.new("RGB", (32, 16), "red"), Image.new("RGB", (32, 16), "blue")
+    first.save(tmp_path / f"a.{suffix}", save_all=True, append_images=[second])
+    assert images.read_image(tmp_path / f"a.{suffix}").getpixel((8, 8))[0] > 240
+
+
+def _encoded(suffix: str) -> bytes:
+    pixels = np.random.default_rng(3).integers(0, 256, (40, 50, 3)).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format=suffix)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpeg", "webp", "avif", "gif", "bmp", "tiff"])
+def test_a_truncated_image_is_refused_or_whole(tmp_path, suffix):
+    data, path, refused = _encoded(suffix), tmp_path / f"a.{suffix}", 0
+    path.write_bytes(data)
+    whole = np.asarray(images.read_image(path))
+    for share in (0.02, 0.2, 0.5, 0.8, 0.98):
+        path.write_bytes(data[: int(len(data) * share)])
+        try:
+            assert np.array_equal(np.asarray(images.read_image(path)), whole)
+        except MediaError:
+            refused += 1
+    assert refused >= 4
+
+
+def test_damaged_bytes_are_refused_or_read_but_never_crash(tmp_path):
+    random, path = np.random.default_rng(4), tmp_path / "a"
+    for suffix in ("png", "jpeg", "webp", "gif", "bmp", "tiff"):
+        data = np.frombuffer(_encoded(suffix), np.uint8)
+        for _ in range(60):
+            changed = data.copy()
+            changed[random.integers(0, min(len(data), 400), 4)] = random.integers(0, 256, 4)
+            path.write_bytes(changed.tobytes())
+            _read_or_refuse(path)
+
+
+def _read_or_refuse(path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # Pillow's, about the damage
+        try:
+            assert images.read_image(path).mode == "RGB"
+        except MediaError as error:
+            _assert_sentence(error)
+
+
+def _assert_sentence(error: BaseException) -> None:
+    text = str(error)
+    assert "expected" in text
+    assert text.endswith(".")
+    assert "\n" not in text
+
+
+def _png_header(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("size", [(12000, 12000), (120_000_001, 1), (30000, 30000), (2**31 - 1, 2**31 - 1)])
+def test_a_bomb_is_refused_before_it_is_decoded(tmp_path, size):
+    path = tmp_path / "bomb.png"
+    path.write_bytes(_png_header(*size))  # there are no pixels: decoding would say so, and not "megapixels"
+    with pytest.raises(MediaError, match="expected at most 120 megapixels") as caught:
+        images.read_image(path)
+    _assert_sentence(caught.value)
+
+
+def test_a_real_144_megapixel_png_is_refused_and_100_are_read(tmp_path):
+    Image.new("1", (12000, 12000)).save(tmp_path / "a.png")
+    with pytest.raises(MediaError, match="12000x12000"):
+        images.read_image(tmp_path / "a.png")
+    Image.new("L", (11648, 8736), 200).save(tmp_path / "b.jpg")
+    assert images.read_image(tmp_path / "b.jpg").size == (11648, 8736)
+
+
+def test_too_large_a_file_is_refused_by_its_size(tmp_path):
+    path = tmp_path / "a.png"
+    path.touch()
+    os.truncate(path, images.MAX_FILE_BYTES + 1)
+    with pytest.raises(MediaError, match="at most 256 MiB"):
+        images.read_image(path)
+
+
+def test_what_is_no_image_is_refused_with_a_sentence(tmp_path):
+    (tmp_path / "text.png").write_text("hello, I am text\n" * 50)
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "drawing.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    os.mkfifo(tmp_path / "pipe.png")
+    for name in ("text.png", "empty.png", "drawing.png", "pipe.png", "missing.png", "a" * 300, "nul\0.png", "."):
+        with pytest.raises(MediaError) as caught:
+            images.read_image(tmp_path / name)
+        _assert_sentence(caught.value)
+        assert str(tmp_path) in str(caught.value)
+
+
+def test_find_images(tmp_path):
+    for name in ("b.png", "a.JPG", "c.txt", ".hidden.png", "odd[1].png"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder.png").mkdir()
+    names = [path.name for path in images.find_images(str(tmp_path))]
+    assert names == ["a.JPG", "b.png", "odd[1].png"]
+    assert images.find_images(f"{tmp_path}/[ab].*") == [tmp_path / "a.JPG", tmp_path / "b.png"]
+    assert images.find_images(f"{tmp_path}/odd[1].png") == [tmp_path / "odd[1].png"]
+    assert images.find_images(f"{tmp_path}/c.txt") == [tmp_path / "c.txt"]
+    (tmp_path / "none").mkdir()
+    for source in (f"{tmp_path}/missing.png", f"{tmp_path}/*.webp", f"{tmp_path}/none", "a" * 300, ""):
+        with pytest.raises(UsageError) as caught:
+            images.find_images(source)
+        _assert_sentence(caught.value)
+
+
+def _ramp(width: int, height: int) -> Image.Image:
+    across = np.linspace(0, 255, width).astype(np.uint8)
+    return Image.fromarray(np.repeat(np.tile(across, (height, 1))[..., None], 3, axis=2))
+
+
+def test_crop_covers_and_cuts_equally_from_both_ends():
+    cropped = np.asarray(images.fit(_ramp(1000, 100), 100, 100, "crop"))[50, :, 0].astype(int)
+    expected = np.linspace(0, 255, 1000)[450:550]
+    assert np.abs(cropped - expected).max() <= 1
+
+
+def test_pad_shows_the_whole_image_over_a_copy_that_fills_the_frame():
+    image = Image.new("RGB", (200, 100), "red")
+    image.paste("blue", (100, 0, 200, 100))
+    padded = np.asarray(images.fit(image, 100, 100, "pad"))
+    whole = np.asarray(image.resize((100, 50), Image.Resampling.LANCZOS))
+    assert np.array_equal(padded[25:75], whole)
+    assert padded[5, 5].tolist()[0] > 200  # the copy: red at the left
+    assert padded[95, 95].tolist()[2] > 200
+    assert 60 < padded[5, 50, 0] < 200  # and blurred where red meets blue
+
+
+def test_stretch_keeps_both_ends():
+    stretched = np.asarray(images.fit(_ramp(1000, 100), 100, 100, "stretch"))[50, :, 0]
+    assert stretched[0] <= 2
+    assert stretched[-1] >= 253
+
+
+@pytest.mark.parametrize("mode", ["crop", "pad", "stretch"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 4000), (4000, 1), (7, 5), (64, 33)])
+def test_fit_works_for_any_size(mode, size):
+    fitted = images.fit(Image.new("RGB", size, (10, 200, 90)), 64, 33, mode)
+    assert fitted.size == (64, 33)
+    assert np.abs(np.asarray(fitted).astype(int) - (10, 200, 90)).max() <= 1
+
+
+def test_fit_refuses_what_it_cannot_do():
+    image = Image.new("RGB", (2, 2))
+    calls = [(image, 0, 5, "crop"), (image, 5, 5, "zoom"), (Image.new("L", (2, 2)), 5, 5, "crop")]
+    calls.append((Image.new("RGB", (0, 5)), 5, 5, "crop"))
+    for arguments in calls:
+        with pytest.raises(UsageError) as caught:
+            images.fit(*arguments)
+        _assert_sentence(caught.value)
+
+
+def test_pixels_and_images_are_inverse_for_every_value():
+    values = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+    pixels = images.to_pixels([Image.fromarray(values)] * 2)
+    assert pixels.shape == (2, 3, 16, 16)
+    assert pixels.dtype == torch.float32
+    assert pixels.is_contiguous()
+    assert pixels[0, 0, 0, 0] == -1
+    assert pixels[1, 2, 15, 15] == 1
+    assert pixels[0, 1, 0, 5] == torch.tensor(5.0) / 127.5 - 1
+    assert np.array_equal(images.to_uint8(pixels)[1], values)
+    assert np.array_equal(np.asarray(images.to_images(pixels)[0]), values)
+
+
+def test_frames_outside_the_range_are_clamped_and_rounded():
+    frames = torch.tensor([-9.0, -1.0, 0.0, 0.0050, 1.0, 9.0]).reshape(1, 1, 1, 6)
+    assert images.to_uint8(frames).ravel().tolist() == [0, 0, 128, 128, 255, 255]
+    assert images.to_uint8(frames.bfloat16()).shape == (1, 1, 6, 1)
+    assert images.to_uint8(frames[:0]).shape == (0, 1, 6, 1)
+
+
+def test_frames_that_are_not_numbers_are_refused():
+    frames = torch.zeros(2, 3, 4, 4)
+    frames[1, 0, 0, 0] = torch.nan
+    with pytest.raises(MediaError, match="1 values that are not numbers"):
+        images.to_uint8(frames)
+    for wrong in (torch.zeros(3, 4, 4), torch.zeros(1, 4, 4, 4)):
+        with pytest.raises(UsageError):
+            images.to_images(wrong)
+
+
+def test_pixels_need_images_of_one_size_and_mode():
+    red = Image.new("RGB", (2, 2))
+    for given in ([], [red, Image.new("RGB", (3, 2))], [red, Image.new("L", (2, 2))]):
+        with pytest.raises(UsageError):
+            images.to_pixels(given)
+
+
+def test_save_png_is_whole_or_absent(tmp_path):
+    image = Image.fromarray(_colours()[..., :3].copy())
+    images.save_png(image, tmp_path / "new" / "a.png")
+    assert np.array_equal(np.asarray(images.read_image(tmp_path / "new" / "a.png")), np.asarray(image))
+    with pytest.raises(MediaError, match="mode LAB"):
+        images.save_png(Image.new("LAB", (2, 2)), tmp_path / "new" / "a.png")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.png"]
+    (tmp_path / "file").touch()
+    with pytest.raises(StillmotionError):
+        images.save_png(image, tmp_path / "file" / "a.png")
+
+
+def _clip(count: int, height: int = 8, width: int = 10) -> np.ndarray:
+    clip = np.zeros((count, height, width, 3), np.uint8)
+    clip += (10 * np.arange(count, dtype=np.uint8))[:, None, None, None]
+    return clip
+
+
+def test_contact_sheet_shows_evenly_chosen_frames():
+    sheet = np.asarray(images.contact_sheet([_clip(9), _clip(2, 12, 6)], columns=3))
+    gap = images.GAP_PX
+    assert sheet.shape == (8 + 12 + 3 * gap, 3 * 10 + 4 * gap, 3)
+    first = [sheet[gap + 4, gap + column * (10 + gap) + 5, 0] for column in range(3)]
+    assert first == [0, 40, 80]
+    second = [sheet[2 * gap + 8 + 6, gap + column * (6 + gap) + 3, 0] for column in range(3)]
+    assert second == [0, 10, 255]
+    assert sheet[0, 0].tolist() == [255, 255, 255]
+
+
+def test_contact_sheet_writes_labels_above_the_rows():
+    clips = [np.full((2, 8, 90, 3), 255, np.uint8)] * 2
+    plain = np.asarray(images.contact_sheet(clips, 2))
+    labelled = np.asarray(images.contact_sheet(clips, 2, ["seed 1", "zweiter Versuch é"]))
+    assert plain.min() == 255
+    label = images.LABEL_PX
+    assert labelled.shape[0] == plain.shape[0] + 2 * label
+    gap = images.GAP_PX
+    assert labelled[gap : gap + label].min() < 128
+    assert labelled[gap + label : gap + label + 8].min() == 255
+
+
+def test_contact_sheet_refuses_wrong_arguments():
+    for arguments in (([], 3), ([_clip(3)], 0), ([_clip(0)], 2), ([_clip(3)], 2, ["a", "b"])):
+        with pytest.raises(UsageError):
+            images.contact_sheet(*arguments)
+
+
+def test_load_image_takes_paths_and_images(tmp_path):
+    image, expected = _of_mode("RGBA")
+    image.save(tmp_path / "a.png")
+    for source in (str(tmp_path / "a.png"), tmp_path / "a.png", image):
+        assert np.abs(np.asarray(images.load_image(source)).astype(int) - expected).max() <= 1

@@ -1,0 +1,96 @@
+"""Device and precision resolved for the machine at hand; offloading never changes a result."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from stillmotion import placement
+from stillmotion.errors import ConfigError, UsageError
+from stillmotion.config import parse
+from stillmotion.models.components import Components
+from stillmotion.pipelines.image_to_video import VideoSettings, animate
+from stillmotion.placement import Placement, Stage, resolve
+
+
+def test_auto_is_resolved_to_what_the_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "_default_device", lambda: "cpu")
+    monkeypatch.setattr(placement, "cpu_has_bf16", lambda: True)
+    assert resolve(Placement()) == Placement(device="cpu", dtype="bfloat16", offload="none")
+    monkeypatch.setattr(placement, "cpu_has_bf16", lambda: False)
+    assert resolve(Placement(offload="model")) == Placement(device="cpu", dtype="float32", offload="model")
+    assert resolve(Placement(device="cpu", dtype="bfloat16")).dtype == "bfloat16"
+
+
+def test_resolving_twice_changes_nothing() -> None:
+    once = resolve(Placement(device="cpu"))
+    assert "auto" not in (once.device, once.dtype) and resolve(once) == once
+
+
+@pytest.mark.parametrize("device", ["cuda:77", "toaster", ""])
+def test_a_device_that_is_not_there_is_named(device: str) -> None:
+    with pytest.raises(UsageError, match="expected one it has") as caught:
+        resolve(Placement(device=device))
+    assert repr(device) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_float16_on_the_cpu_is_refused() -> None:
+    with pytest.raises(UsageError, match="float16 on the CPU"):
+        resolve(Placement(device="cpu", dtype="float16"))
+
+
+def test_unknown_settings_are_refused_by_the_config() -> None:
+    with pytest.raises(ConfigError, match="offload"):
+        parse(Placement, {"offload": "some"})
+
+
+@pytest.mark.parametrize("offload", ["none", "model", "sequential"])
+def test_offloading_does_not_change_a_frame(tiny_components: Components, offload: str) -> None:
+    settings = VideoSettings(frames=3, steps=2)
+    image = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    plain = animate(Stage(tiny_components, Placement(device="cpu", dtype="float32")), image, settings, [5])
+    tried = Stage(tiny_components, parse(Placement, {"device": "cpu", "dtype": "float32", "offload": offload}))
+    assert torch.equal(animate(tried, image, settings, [5]), plain)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in tiny_components.unet.modules())
+
+
+@pytest.mark.parametrize("offload", ["model", "sequential"])
+def test_an_offloaded_network_leaves_the_device_even_after_an_error(
+    tiny_components: Components, offload: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(tiny_components, parse(Placement, {"device": "cpu", "dtype": "float32", "offload": offload}))
+    unet = tiny_components.unet
+    moves: list[str] = []
+    for module in (unet, unet.conv_in):
+        monkeypatch.setattr(module, "to", lambda device: moves.append(str(device)))
+    stage.device = torch.device("meta")  # stands for an accelerator
+    with pytest.raises(ZeroDivisionError), stage.use(unet):
+        if offload == "model":
+            assert moves == ["meta"]
+        else:
+            unet.conv_in(torch.zeros(1, 8, 4, 4))
+            assert moves == ["meta", "cpu"]
+        raise ZeroDivisionError
+    assert moves == ["meta", "cpu"]
+    assert not unet.conv_in._forward_hooks and not unet.conv_in._forward_pre_hooks
+
+
+def test_float16_keeps_an_autoencoder_that_overflows_in_float32(tiny_components: Components) -> None:
+    stage = Stage(tiny_components, Placement(device="cpu", dtype="float16"))
+    assert tiny_components.unet.conv_in.weight.dtype == torch.float16
+    assert tiny_components.image_encoder.visual_projection.weight.dtype == torch.float16
+    for autoencoder in (tiny_components.autoencoder, tiny_components.image_decoder):
+        assert autoencoder is not None
+        assert autoencoder.quant_conv.weight.dtype == stage.dtype_of(autoencoder) == torch.float32
+    in_bf16 = Stage(tiny_components, Placement(device="cpu", dtype="bfloat16"))
+    assert in_bf16.dtype_of(tiny_components.autoencoder) == torch.bfloat16
+    assert tiny_components.autoencoder.quant_conv.weight.dtype == torch.bfloat16
+
+
+def test_bfloat16_runs_and_is_near_float32(tiny_components: Components) -> None:
+    settings = VideoSettings(frames=2, steps=2)
+    image = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    exact = animate(Stage(tiny_components, Placement(device="cpu", dtype="float32")), image, settings, [5])
+    rounded = animate(Stage(tiny_components, Placement(device="cpu", dtype="bfloat16")), image, settings, [5])
+    assert rounded.dtype == torch.float32
+    assert 0 < (exact - rounded).abs().mean() < 0.2
