@@ -10,11 +10,11 @@ from pathlib import Path
 
 PACKAGE = "stillmotion"
 BELOW_TRAINING = frozenset(
-    "errors files events config hub nn media models diffusion conditioning presets checkpoints placement pipelines "
-    "evaluation curation".split()
+    {"errors", "files", "events", "config", "hub", "nn", "media", "models", "diffusion", "conditioning", "presets"}
+    | {"checkpoints", "placement", "pipelines", "evaluation", "curation"}
 )
 BELOW_TASKS = BELOW_TRAINING | {"training", "recipe"}
-FACE = frozenset("tasks recipe presets evaluation media config errors files events".split())
+FACE = frozenset({"tasks", "recipe", "presets", "evaluation", "media", "config", "errors", "files", "events"})
 # The table of the design: layer (the first name under the package) -> layers that it may import beside itself.
 ALLOWED: dict[str, frozenset[str]] = {
     "errors": frozenset(),
@@ -174,9 +174,9 @@ def _uses(source: Source) -> Iterator[str]:
         line = f"{source.name}:{getattr(node, 'lineno', 0)}"
         if isinstance(node, ast.Name) and node.id in NEVER and not (node.id == "print" and source.parts[0] == "cli"):
             yield f"{line}: {node.id} is not used here"
-        elif isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.load":
-            yield f"{line}: torch.load opens pickles; expected safetensors"
-        elif isinstance(node, ast.ImportFrom) and node.module == "torch" and any(a.name == "load" for a in node.names):
+        elif (isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.load") or (
+            isinstance(node, ast.ImportFrom) and node.module == "torch" and any(a.name == "load" for a in node.names)
+        ):
             yield f"{line}: torch.load opens pickles; expected safetensors"
         elif isinstance(node, ast.keyword) and node.arg == "allow_pickle" and ast.unparse(node.value) != "False":
             yield f"{line}: allow_pickle opens pickles; expected arrays alone"
@@ -198,7 +198,9 @@ def _sizes(source: Source, node: ast.FunctionDef | ast.AsyncFunctionDef) -> Iter
     line = f"{source.name}:{node.lineno}: {node.name}"
     body = _body(node)
     length = (node.end_lineno or node.lineno) - body[0].lineno + 1 if body else 0
-    arguments = [a for a in node.args.posonlyargs + node.args.args + node.args.kwonlyargs if a.arg not in ("self", "cls")]
+    arguments = [
+        a for a in node.args.posonlyargs + node.args.args + node.args.kwonlyargs if a.arg not in ("self", "cls")
+    ]
     depth = max((_nesting(statement) for statement in node.body), default=0)
     if length > MAX_FUNCTION:
         yield f"{line} has {length} lines, more than {MAX_FUNCTION}"

@@ -37,14 +37,10 @@ class Condition:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Condition:
         """On another device, its tensors but for the numbers in another precision."""
-        return Condition(
-            self.context.to(device, dtype), self.image_latents.to(device, dtype), self.numbers.to(device)
-        )
+        return Condition(self.context.to(device, dtype), self.image_latents.to(device, dtype), self.numbers.to(device))
 
 
-def embed_image(
-    encoder: CLIPVisionModelWithProjection, images: Float[Tensor, "b c h w"]
-) -> Float[Tensor, "b 1 d"]:
+def embed_image(encoder: CLIPVisionModelWithProjection, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 d"]:
     """The projected CLIP embedding of clean images in [-1, 1], as one context token."""
     pixels = clip_pixels(images.float()).to(encoder.visual_projection.weight.dtype)
     return encoder(pixels).image_embeds[:, None]

@@ -36,7 +36,9 @@ def resolve(placement: Placement) -> Placement:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise UsageError(f"device is {device!r}, which this machine cannot use ({reason}); expected one it has.") from None
+        raise UsageError(
+            f"device is {device!r}, which this machine cannot use ({reason}); expected one it has."
+        ) from None
     dtype = _default_dtype(torch.device(device)) if placement.dtype == "auto" else placement.dtype
     if dtype == "float16" and device == "cpu":
         raise UsageError("dtype is float16 on the CPU, which is slow and overflows; expected bfloat16 or float32.")

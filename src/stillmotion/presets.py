@@ -90,9 +90,7 @@ TINY = Preset(
     autoencoder=AutoencoderConfig(
         latent_channels=8, channels=(64, 64, 96, 96), layers=1, sample_size=128, force_upcast=False
     ),
-    image_encoder=ImageEncoderConfig(
-        width=64, mlp_width=256, layers=2, heads=4, patch_size=32, projection_width=64
-    ),
+    image_encoder=ImageEncoderConfig(width=64, mlp_width=256, layers=2, heads=4, patch_size=32, projection_width=64),
     defaults=Defaults(frames=14, steps=25, guidance=(1.0, 2.0), width=128, height=80),
 )
 

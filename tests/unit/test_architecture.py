@@ -66,7 +66,10 @@ def test_the_table_says_what_the_design_says() -> None:
 COPIED = "def {name}(x):\n" + "".join(f"    x = x + {i}\n" for i in range(11)) + "    return x\n"
 PLANTED = {
     "relative import upwards": ({"nn/mix.py": "from ..config import load\n"}, "nn may not import config"),
-    "absolute import upwards": ({"models/unet.py": "import stillmotion.diffusion.sigmas\n"}, "may not import diffusion"),
+    "absolute import upwards": (
+        {"models/unet.py": "import stillmotion.diffusion.sigmas\n"},
+        "may not import diffusion",
+    ),
     "name from the package": ({"pipelines/video.py": "from .. import files\n"}, "pipelines may not import files"),
     "package from package": ({"diffusion/x.py": "from stillmotion import models\n"}, "diffusion may not import models"),
     "import by an __init__": ({"models/__init__.py": "from ..presets import SVD\n"}, "models may not import presets"),
@@ -124,7 +127,7 @@ def test_what_the_design_allows_is_not_found(tmp_path: Path) -> None:
     found = plant(
         tmp_path,
         {
-            "__init__.py": "def __getattr__(name):\n    from .pipelines import image_to_video\n    import stillmotion.tasks\n",
+            "__init__.py": "def f():\n    from .pipelines import image_to_video\n    import stillmotion.tasks\n",
             "cli/__init__.py": "import typer\ndef table():\n    from .animate import run\n    from ..server import app\n",
             "cli/animate.py": "from ..tasks import generate\nfrom . import table\nprint(1)\n",
             "config.py": "import yaml\nfrom .errors import ConfigError\n",
@@ -144,7 +147,8 @@ def test_what_the_design_allows_is_not_found(tmp_path: Path) -> None:
 
 def test_sizes_are_advice(tmp_path: Path) -> None:
     long_function = "def f():\n" + "    x = 1\n" * 61
-    deep = "def g(x):\n    for a in x:\n        if a:\n            while a:\n                with a:\n                    pass\n"
+    blocks = ("for a in x:", "if a:", "while a:", "with a:", "pass")
+    deep = "def g(x):\n" + "".join("    " * i + line + "\n" for i, line in enumerate(blocks, 1))
     chain = "def h(x):\n    if x == 1:\n        pass\n" + "".join(
         f"    elif x == {i}:\n        pass\n" for i in range(5)
     )

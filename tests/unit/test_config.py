@@ -88,7 +88,8 @@ def test_another_kind_replaces_the_section_and_the_same_kind_refines_it(tmp_path
 
 
 def test_every_bad_key_is_named_with_its_place_and_the_source() -> None:
-    tree = {"name": "a", "stepz": 1, "inner": {"steps": "many", "rate": 1, "rat": 2}, "shape": {"kind": "disc", "side": 1}}
+    inner = {"steps": "many", "rate": 1, "rat": 2}
+    tree = {"name": "a", "stepz": 1, "inner": inner, "shape": {"kind": "disc", "side": 1}}
     with pytest.raises(ConfigError) as caught:
         parse(Outer, tree, source="x.yaml")
     message = str(caught.value)
@@ -166,7 +167,7 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str, said: s
 
 
 def test_a_missing_file_an_empty_file_and_bytes_that_are_no_text(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="absent.yaml cannot be read"):
+    with pytest.raises(ConfigError, match=r"absent\.yaml cannot be read"):
         read_yaml(tmp_path / "absent.yaml")
     assert read_yaml(write(tmp_path, "empty.yaml", "")) == {}
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00a")

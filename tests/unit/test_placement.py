@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from stillmotion import placement
-from stillmotion.errors import ConfigError, UsageError
 from stillmotion.config import parse
+from stillmotion.errors import ConfigError, UsageError
 from stillmotion.models.components import Components
 from stillmotion.pipelines.image_to_video import VideoSettings, animate
 from stillmotion.placement import Placement, Stage, resolve

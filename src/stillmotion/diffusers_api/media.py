@@ -67,10 +67,11 @@ def export_to_video(
 
 
 def pictures(images: Images) -> list[Picture]:
-    """The images of a request, one entry each, of any size and kind: PIL images, arrays `h w c` or `b h w c`,
+    """The images of a request, one entry each, of any size.
 
-    tensors `c h w` or `b c h w`, and lists of them. Floats are in [0, 1]; whole numbers are bytes. Grey images become
-    RGB, transparency is laid over white. Raises UsageError for anything else.
+    They are PIL images, arrays `h w c` or `b h w c`, tensors `c h w` or `b c h w`, or lists of them. Floats are in
+    [0, 1]; whole numbers are bytes. Grey images become RGB, transparency is laid over white. Raises UsageError for
+    anything else.
     """
     if isinstance(images, Image.Image):
         return [upright_rgb(images)]
@@ -79,7 +80,7 @@ def pictures(images: Images) -> list[Picture]:
     if isinstance(images, Tensor):
         return _of_tensor(images)
     if not isinstance(images, list | tuple):
-        raise UsageError(f"the image is a {type(images).__name__}; expected a PIL image, an array, a tensor, or a list.")
+        raise UsageError(f"the image is a {type(images).__name__}; expected a PIL image, an array, a tensor or a list.")
     if not images:
         raise UsageError("the list of images is empty; expected at least one.")
     return [picture for image in images for picture in pictures(image)]
@@ -140,7 +141,9 @@ def _of_tensor(values: Tensor) -> list[Picture]:
     return list(batch.expand(-1, 3, -1, -1))
 
 
-def _as_bytes(frames: Sequence[Image.Image | np.ndarray | Tensor] | np.ndarray | Tensor) -> UInt8[np.ndarray, "t h w 3"]:
+def _as_bytes(
+    frames: Sequence[Image.Image | np.ndarray | Tensor] | np.ndarray | Tensor,
+) -> UInt8[np.ndarray, "t h w 3"]:
     if len(frames) == 0:
         raise UsageError("there are no frames; expected at least one.")
     made = [_frame_bytes(frame) for frame in frames]

@@ -125,7 +125,7 @@ class UNetSpatioTemporalConditionModel(UNet):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], **changes: Any) -> UNetSpatioTemporalConditionModel:
-        """A U-Net with fresh weights of this configuration; `changes` are constructor arguments that replace its own."""
+        """One with fresh weights of this configuration; `changes` are constructor arguments that replace its own."""
         return cls(**arguments_of(cls, config, changes))
 
     @classmethod
@@ -142,7 +142,7 @@ class UNetSpatioTemporalConditionModel(UNet):
         low_cpu_mem_usage: bool = True,
         norm_eps: NormEps | None = None,
     ) -> UNetSpatioTemporalConditionModel:
-        """The U-Net of a model's folder (`subfolder="unet"`), or of its own folder; of a preset or a hub repository too.
+        """The U-Net of a model's folder, preset or hub repository (with `subfolder="unet"`), or of its own folder.
 
         In eval mode, in float32 unless `torch_dtype` or `dtype` says otherwise. `low_cpu_mem_usage` changes nothing:
         weights never exist twice. Raises UsageError, CheckpointError or HubError.

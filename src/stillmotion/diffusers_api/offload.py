@@ -44,6 +44,7 @@ def layer_by_layer(network: nn.Module, device: torch.device) -> Iterator[None]:
 
 def _owners(module: nn.Module) -> list[nn.Module]:
     """The outermost modules with tensors of their own."""
-    if next(module.parameters(recurse=False), None) is not None or next(module.buffers(recurse=False), None) is not None:
+    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    if own:
         return [module]
     return [owner for child in module.children() for owner in _owners(child)]

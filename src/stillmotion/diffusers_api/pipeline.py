@@ -272,7 +272,9 @@ class StableVideoDiffusionPipeline:
         """
         self._enable_offload("model", gpu_id, device)
 
-    def enable_sequential_cpu_offload(self, gpu_id: int | None = None, device: str | torch.device | None = None) -> None:
+    def enable_sequential_cpu_offload(
+        self, gpu_id: int | None = None, device: str | torch.device | None = None
+    ) -> None:
         """The same for each layer: least memory, and slow."""
         self._enable_offload("sequential", gpu_id, device)
 
@@ -312,7 +314,7 @@ class StableVideoDiffusionPipeline:
 
     @property
     def guidance_scale(self) -> float | Tensor:
-        """The scale of each frame in the running call, `b t 1 1 1`. A callback may set `_guidance_scale` for what is left."""
+        """The scale of each frame, `1 t 1 1 1`; a callback may set `_guidance_scale` for the steps that are left."""
         return self._guidance_scale
 
     @property
@@ -359,7 +361,8 @@ class StableVideoDiffusionPipeline:
         decode_chunk_size: frames of one video that are decoded together; None decodes all together.
         generator: one for the whole batch, or one a video, of which an image's first also draws its noise. On the CPU
         it draws the same for any device.
-        latents: unit noise to start from. output_type: pil, np, pt, or latent (scaled latents in the model's precision).
+        latents: unit noise to start from.
+        output_type: pil, np, pt, or latent (scaled latents in the model's precision).
         callback_on_step_end: called behind each step with the pipeline, the step, its timestep and {"latents": ...};
         what it returns under "latents" replaces them.
         return_dict: False gives a tuple of one.
@@ -442,7 +445,8 @@ class StableVideoDiffusionPipeline:
             if not math.isfinite(value):
                 raise UsageError(f"{name} is {value}; expected a finite number.")
         if isinstance(request.generator, list) and len(request.generator) != request.videos:
-            raise UsageError(f"there are {len(request.generator)} generators for {request.videos} videos; expected one a video.")
+            given = len(request.generator)
+            raise UsageError(f"there are {given} generators for {request.videos} videos; expected one a video.")
         shape = self._latents_shape(request)
         if request.latents is not None and tuple(request.latents.shape) != shape:
             raise UsageError(f"the latents have the shape {tuple(request.latents.shape)}; expected {shape}.")

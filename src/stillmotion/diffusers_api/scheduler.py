@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -320,7 +321,7 @@ def _betas(config: Config) -> Tensor:
 def _cosine_betas(count: int) -> Tensor:
     """Source: Nichol 2021, equation 17, with betas of at most 0.999."""
     kept = [math.cos((step / count + 0.008) / 1.008 * math.pi / 2) ** 2 for step in range(count + 1)]
-    return torch.tensor([min(1 - after / before, 0.999) for before, after in zip(kept, kept[1:], strict=False)])
+    return torch.tensor([min(1 - after / before, 0.999) for before, after in itertools.pairwise(kept)])
 
 
 def _without_terminal_signal(betas: Tensor) -> Tensor:

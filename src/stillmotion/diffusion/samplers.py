@@ -5,6 +5,7 @@ All work in the precision of `x`. `after_step(i, x)` sees the latents after step
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Annotated, Literal
@@ -213,12 +214,10 @@ def _intervals(sigmas: Tensor) -> list[tuple[Tensor, Tensor]]:
     levels = sigmas.float()
     if len(levels) < 2 or not bool((levels.diff() < 0).all()) or levels[-1] < 0:
         raise UsageError(f"sigmas are {levels.tolist()}; expected at least two, strictly falling to 0 or above.")
-    return list(zip(levels[:-1], levels[1:], strict=True))
+    return list(itertools.pairwise(levels))
 
 
-def _churned(
-    cfg: Euler | Heun, x: Tensor, sigma: Tensor, steps: int, draw_noise: DrawNoise
-) -> tuple[Tensor, Tensor]:
+def _churned(cfg: Euler | Heun, x: Tensor, sigma: Tensor, steps: int, draw_noise: DrawNoise) -> tuple[Tensor, Tensor]:
     """Raise the noise level a little before a step. Source: Karras 2022, algorithm 2, lines 4 to 6."""
     if cfg.churn <= 0 or not cfg.churn_min <= sigma <= cfg.churn_max:
         return x, sigma

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Annotated, Literal
 
@@ -86,7 +87,7 @@ def schedule(cfg: Karras | AlignYourSteps | DDPM | Levels, steps: int) -> Float[
 def check_levels(values: tuple[float, ...]) -> None:
     """Raise UsageError unless the levels are finite, positive but for a last 0, and strictly falling."""
     body = values[:-1] if values and values[-1] == 0 else values
-    falls = all(a > b for a, b in zip(body, body[1:], strict=False))
+    falls = all(a > b for a, b in itertools.pairwise(body))
     if not body or not falls or not all(math.isfinite(v) and v > 0 for v in body):
         raise UsageError(f"sigmas are {list(values)}; expected strictly falling positive numbers, at most the last 0.")
 
@@ -120,5 +121,9 @@ def _log_linear(levels: Tensor, steps: int) -> Tensor:
 
 
 def _even_indices(steps: int) -> Tensor:
-    """Indices from the last training step down, evenly spaced and without the end, then turned to rise."""
-    return torch.tensor([int((DDPM_STEPS - 1) * (1 - i / steps)) for i in range(steps)]).flip(0)
+    """Indices from the last training step down, evenly spaced and without the end, then turned to rise.
+
+    Rounded as numpy's linspace rounds, which the original takes.
+    """
+    stride = (DDPM_STEPS - 1) / steps
+    return torch.tensor([int(DDPM_STEPS - 1 - i * stride) for i in range(steps)]).flip(0)

@@ -130,10 +130,8 @@ class DecoderMiddle(nn.Module):
 
     def forward(self, h: Float[Tensor, "b t c h w"], images_only: Tensor | None) -> Float[Tensor, "b t c h w"]:
         h = self.resnets[0](h, None, images_only)
-        for i, resnet in enumerate(self.resnets[1:]):
-            if i == 0:
-                h = self.attentions[0](h)
-            h = resnet(h, None, images_only)
+        for resnet in self.resnets[1:2]:  # diffusers pairs blocks with its one attention, and runs no third
+            h = resnet(self.attentions[0](h), None, images_only)
         return h
 
 

@@ -57,7 +57,8 @@ class UNetConfig:
         for channels, heads in zip(self.channels, self.heads, strict=True):
             if channels % GROUPS or channels % heads:
                 raise UsageError(
-                    f"a level has {channels} channels and {heads} heads; expected a multiple of {GROUPS} and of the heads."
+                    f"a level has {channels} channels and {heads} heads; "
+                    f"expected a multiple of {GROUPS} and of the heads."
                 )
 
     def resnet_eps(self, stage: Literal["down", "mid", "up"], has_attention: bool) -> float:
@@ -148,12 +149,10 @@ class UNet(nn.Module):
         images_only: frames that must not look at their neighbours. Any height and width of at least one pixel work.
         """
         embedding = self.embed(c_noise, numbers, x.dtype)
-        h = self.conv_in(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-        skips = [h]
+        skips = [self.conv_in(x.flatten(0, 1)).unflatten(0, x.shape[:2])]
         for level in self.down_blocks:
-            for h in self._down(cast(DownLevel, level), h, embedding, context, images_only):
-                skips.append(h)
-        h = self._run(self.mid_block.resnets[0], h, embedding, images_only)
+            skips += self._down(cast(DownLevel, level), skips[-1], embedding, context, images_only)
+        h = self._run(self.mid_block.resnets[0], skips[-1], embedding, images_only)
         h = self._run(self.mid_block.attentions[0], h, context, images_only)
         h = self._run(self.mid_block.resnets[1], h, embedding, images_only)
         for level in self.up_blocks:

@@ -16,8 +16,9 @@ def sinusoid(values: Shaped[Tensor, "..."], width: int, max_period: float = 1000
     Source: Vaswani 2017, section 3.5, in the order that Stable Diffusion's checkpoints were trained with.
     """
     half = width // 2
-    exponents = torch.arange(half, dtype=torch.float32, device=values.device) / half
-    angles = values.float()[..., None] * torch.exp(-math.log(max_period) * exponents)
+    # The product before the quotient, as both parents have it: at width 320 the other order rounds differently.
+    exponents = -math.log(max_period) * torch.arange(half, dtype=torch.float32, device=values.device) / half
+    angles = values.float()[..., None] * torch.exp(exponents)
     waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
     return F.pad(waves, (0, 1)) if width % 2 else waves
 

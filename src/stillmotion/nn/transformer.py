@@ -39,9 +39,7 @@ class SpatialTransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(width)
         self.ff = FeedForward(width)
 
-    def forward(
-        self, x: Float[Tensor, "b t n d"], context: Float[Tensor, "b m e"]
-    ) -> Float[Tensor, "b t n d"]:
+    def forward(self, x: Float[Tensor, "b t n d"], context: Float[Tensor, "b m e"]) -> Float[Tensor, "b t n d"]:
         x = x + self.attn1(self.norm1(x))
         x = x + attend_context(self.attn2, self.norm2, x, context)
         return x + self.ff(self.norm3(x))
@@ -61,9 +59,7 @@ class TemporalTransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(width)
         self.ff = FeedForward(width)
 
-    def forward(
-        self, x: Float[Tensor, "b t n d"], context: Float[Tensor, "b m e"]
-    ) -> Float[Tensor, "b t n d"]:
+    def forward(self, x: Float[Tensor, "b t n d"], context: Float[Tensor, "b m e"]) -> Float[Tensor, "b t n d"]:
         x = x.transpose(1, 2)  # b n t d: one row per pixel
         x = x + self.ff_in(self.norm_in(x))
         x = x + self.attn1(self.norm1(x))

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from ..conditioning import Condition, embed_image, image_latents, micro_conditions
 from ..config import config
-from ..diffusion import samplers, sigmas
+from ..diffusion import samplers
 from ..diffusion.guidance import Guider, Linear, guided, scales
 from ..diffusion.precondition import Denoise, VWithEDMNoise, denoised
+from ..diffusion.sigmas import MAX_STEPS, Karras, Schedule, schedule
 from ..errors import UsageError
 from ..events import Progress, Watch, unwatched
 from ..models.autoencoder import decode_in_chunks
@@ -33,7 +34,7 @@ class VideoSettings:
     steps: int = 25
     guider: Guider = dataclasses.field(default_factory=Linear)
     sampler: samplers.Sampler = dataclasses.field(default_factory=samplers.Euler)
-    sigmas: sigmas.Schedule = dataclasses.field(default_factory=sigmas.Karras)
+    sigmas: Schedule = dataclasses.field(default_factory=Karras)
     # The true rate of the motion, in frames a second; how fast the file plays is another setting.
     fps: float = 7.0
     # How much moves: the model's own scale, 127 in the middle of its training range of 0 to 255.
@@ -46,7 +47,7 @@ class VideoSettings:
 
     def __post_init__(self) -> None:
         _check("frames", self.frames, 1, MAX_FRAMES)
-        _check("steps", self.steps, 1, sigmas.MAX_STEPS)
+        _check("steps", self.steps, 1, MAX_STEPS)
         _check("fps", self.fps, 0.1, 1000)
         _check("motion", self.motion_bucket, 0, 10_000)
         _check("noise_aug", self.noise_aug, 0, 10)
@@ -110,7 +111,7 @@ def sample_latents(
     """Denoise from pure noise to scaled latents, in float32."""
     height, width = condition.image_latents.shape[-2:]
     shape = (1, settings.frames, stage.components.unet.cfg.out_channels, height, width)
-    levels = sigmas.schedule(settings.sigmas, settings.steps)
+    levels = schedule(settings.sigmas, settings.steps)
     steps = len(levels) - 1
 
     def draw_noise() -> Tensor:

@@ -40,9 +40,9 @@ class Cost:
 def cost(preset: Preset, settings: VideoSettings, width: int, height: int, dtype: str) -> Cost:
     """Count one video of this size on networks without memory."""
     unit = preset.autoencoder.downsampling
+    branches = 1 if bool((scales(settings.guider, settings.frames) == 1).all()) else 2
     with torch.device("meta"):
         unet, autoencoder = UNet(preset.unet), Autoencoder(preset.autoencoder)
-        branches = 1 if bool((scales(settings.guider, settings.frames).to("cpu") == 1).all()) else 2
         shape = (branches, settings.frames, preset.unet.in_channels, height // unit, width // unit)
         inputs = (torch.empty(shape), torch.empty(branches))
         context = torch.empty(branches, 1, preset.unet.context_width[0])

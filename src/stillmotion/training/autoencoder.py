@@ -23,8 +23,8 @@ def train_frames(
 ) -> tuple[Autoencoder, Ema]:
     """Train encoder and frame-wise decoder on single frames. Returns the network and its averages.
 
-    The layer between latents and decoder stays the identity, so that the decoder's weights are also those of the
-    frame-wise layers of the temporal decoder.
+    The layer between latents and decoder stays the identity, and so does what only the frame-wise decoder has, so
+    that its weights are also those of the frame-wise layers of the temporal decoder.
     """
     torch.manual_seed(cfg.loop.seed)
     network = Autoencoder(dataclasses.replace(model, decoder="image"))
@@ -32,6 +32,7 @@ def train_frames(
     assert network.post_quant_conv.bias is not None
     torch.nn.init.zeros_(network.post_quant_conv.bias)
     network.post_quant_conv.requires_grad_(False)
+    skip_extra_middle(network)
 
     def loss(step: int) -> Tensor:
         frames = batch_of_frames(cfg, step)
@@ -41,9 +42,24 @@ def train_frames(
             latents = moments.sample(torch.randn(moments.mean.shape, generator=noise_source))
             decoded = network.decode(latents)
         kl = moments.kl().mean() / moments.mean[0].numel()
-        return reconstruction_loss(decoded.float(), frames, cfg.edge_weight) + cfg.kl_weight * kl
+        return reconstruction_loss(decoded.float(), frames, cfg) + cfg.kl_weight * kl
 
     return network, train(cfg.loop, {"autoencoder": network}, loss, folder, watch)
+
+
+def skip_extra_middle(network: Autoencoder) -> None:
+    """Make what the frame-wise decoder's middle has beyond the temporal one an identity, for good.
+
+    The temporal decoder counts its middle blocks by `layers`; with one, it has no attention there either.
+    """
+    if network.cfg.layers > 1:
+        return
+    middle = network.decoder.mid_block
+    for last in (middle.attentions.get_submodule("0.to_out.0"), middle.resnets.get_submodule("1.conv2")):
+        for parameter in last.parameters():
+            torch.nn.init.zeros_(parameter)
+    middle.attentions.requires_grad_(False)
+    middle.resnets[1].requires_grad_(False)
 
 
 def train_clips(
@@ -65,7 +81,7 @@ def train_clips(
             with torch.no_grad():
                 latents = network.encode(clips).mean
             decoded = network.decode(latents)
-        return reconstruction_loss(decoded.float(), clips, cfg.edge_weight)
+        return reconstruction_loss(decoded.float(), clips, cfg)
 
     return network, train(cfg.loop, {"autoencoder": network}, loss, folder, watch)
 
@@ -81,21 +97,29 @@ def temporal_from_frames(model: AutoencoderConfig, frames_model: Autoencoder) ->
             state[key] = given[source].clone()
         elif "temporal_res_block.conv2" in key:
             state[key] = torch.zeros_like(state[key])
-    state["decoder.time_conv_out.weight"] = torch.eye(3)[:, :, None, None, None] * torch.tensor([0.0, 1.0, 0.0])[
-        None, None, :, None, None
-    ]
+    state["decoder.time_conv_out.weight"] = (
+        torch.eye(3)[:, :, None, None, None] * torch.tensor([0.0, 1.0, 0.0])[None, None, :, None, None]
+    )
     state["decoder.time_conv_out.bias"] = torch.zeros(3)
     network.load_state_dict(state)
     return network
 
 
 def reconstruction_loss(
-    decoded: Float[Tensor, "b t c h w"], frames: Float[Tensor, "b t c h w"], edge_weight: float
+    decoded: Float[Tensor, "b t c h w"], frames: Float[Tensor, "b t c h w"], cfg: AutoencoderTraining
 ) -> Float[Tensor, ""]:
-    """Absolute error of the pixels, plus that of the differences between neighbouring pixels."""
+    """Absolute error of pixels, of edges, of colour, and of patches the size of a latent; plus the square error.
+
+    Pixels alone are learned as brightness long before colour: the opponent channels and the patches' means, which
+    small networks neglect, get terms of their own.
+    """
     error = decoded - frames
+    red, green, blue = error.unbind(dim=2)
     edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-    return error.abs().mean() + edge_weight * edges + F.mse_loss(decoded, frames)
+    colour = (red - green).abs().mean() + (blue - (red + green) / 2).abs().mean()
+    patches = F.avg_pool2d(error.flatten(0, 1), 8).abs().mean()
+    pixels = error.abs().mean() + error.square().mean()
+    return pixels + cfg.edge_weight * edges + cfg.colour_weight * colour + cfg.patch_weight * patches
 
 
 def batch_of_frames(cfg: AutoencoderTraining, step: int) -> Float[Tensor, "b 1 c h w"]:

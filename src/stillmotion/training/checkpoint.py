@@ -38,9 +38,13 @@ def restore(folder: Path, modules: Mapping[str, nn.Module], ema: Ema, optimizer:
     tensors = load_file(path)
     step = saved_step(path)
     parameters = named_parameters(modules)
-    missing = [name for name in parameters if f"{WEIGHTS}.{name}" not in tensors]
-    if missing:
-        raise TrainingError(f"{path} lacks {len(missing)} tensors, the first {missing[0]}; expected this run's own.")
+    wanted = {f"{WEIGHTS}.{name}": p.shape for name, p in parameters.items()}
+    found = {key: value.shape for key, value in tensors.items() if key.startswith(f"{WEIGHTS}.")}
+    foreign = [key for key in (wanted | found) if wanted.get(key) != found.get(key)]
+    if foreign:
+        raise TrainingError(
+            f"{path} differs from this run in {len(foreign)} tensors, the first {foreign[0]}; expected this run's own."
+        )
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors[f"{WEIGHTS}.{name}"])

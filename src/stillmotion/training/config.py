@@ -40,7 +40,7 @@ class LoopConfig:
 
 @config
 class AutoencoderTraining:
-    """Frames in, frames out: first the frame-wise autoencoder, then the layers of the decoder that look across frames."""
+    """Frames in, frames out: first the frame-wise autoencoder, then the decoder's layers across frames."""
 
     stage: Literal["frames", "clips"] = "frames"
     loop: LoopConfig = LoopConfig()
@@ -49,6 +49,9 @@ class AutoencoderTraining:
     kl_weight: float = 1e-5
     # Weight of the error of neighbouring pixels' differences, which keeps edges sharp.
     edge_weight: float = 1.0
+    # Weights of the error of the two opponent colours and of the means of 8x8 pixels.
+    colour_weight: float = 1.0
+    patch_weight: float = 2.0
     # Neighbouring frames that the clips stage decodes together.
     clip_frames: int = 5
 
@@ -70,3 +73,16 @@ class VideoTraining:
     noise_aug_deviation: float = 0.5
     # Probability of dropping the image embedding alone, the image latents alone, and both.
     dropout: float = 0.1
+
+
+@config
+class TinyTraining:
+    """The embedded model from nothing: autoencoder on frames, its decoder on clips, then the video U-Net."""
+
+    frames: AutoencoderTraining = AutoencoderTraining(
+        loop=LoopConfig(steps=2400, batch_size=8, precision="bf16", save_every=100)
+    )
+    clips: AutoencoderTraining = AutoencoderTraining(
+        stage="clips", loop=LoopConfig(steps=500, batch_size=2, precision="bf16", save_every=50)
+    )
+    video: VideoTraining = VideoTraining(loop=LoopConfig(steps=6000, batch_size=8, precision="bf16", save_every=50))

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -20,15 +20,14 @@ from .ema import Ema
 from .optim import adamw, learning_rate
 
 
+@runtime_checkable
 class Loss(Protocol):
-    """One training objective: the loss of the batch of `step`, a pure function of the weights, the seed and the step."""
+    """One training objective: the loss of the batch of `step`, a pure function of weights, seed and step."""
 
     def __call__(self, step: int) -> Tensor: ...
 
 
-def train(
-    cfg: LoopConfig, modules: Mapping[str, nn.Module], loss: Loss, folder: Path, watch: Watch = unwatched
-) -> Ema:
+def train(cfg: LoopConfig, modules: Mapping[str, nn.Module], loss: Loss, folder: Path, watch: Watch = unwatched) -> Ema:
     """Train `modules` until `cfg.steps`, going on from the state in `folder` if there is one, and return the averages.
 
     Killed at any point and started again, it ends with the same weights. Raises TrainingError when the loss is no

@@ -1,4 +1,4 @@
-"""Procedural clips whose motion is known: textured backgrounds under a moving camera, bright shapes that fly and bounce.
+"""Procedural clips whose motion is known: textures under a moving camera, bright shapes that fly and bounce.
 
 A clip is a pure function of its seed, so a data set is a range of integers.
 """

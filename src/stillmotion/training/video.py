@@ -91,9 +91,7 @@ def draw_condition(
     """The condition of a batch: noised first frames, their embeddings and labels, some of them hidden."""
     images = clips.first_frames[rows].float() / 127.5 - 1
     count = len(rows)
-    noise_aug = draw_log_normal(
-        cfg.noise_aug_mean, cfg.noise_aug_deviation, torch.randn(count, generator=draw)
-    )
+    noise_aug = draw_log_normal(cfg.noise_aug_mean, cfg.noise_aug_deviation, torch.randn(count, generator=draw))
     pixel_noise = torch.randn(images.shape, generator=draw)
     with torch.no_grad():
         latents = image_latents(networks.autoencoder, images, noise_aug, pixel_noise)
@@ -110,9 +108,7 @@ def batch_rows(cfg: VideoTraining, clips: int, step: int) -> Tensor:
     return torch.stack([orders[row // clips][row % clips] for row in rows])
 
 
-def encode_clips(
-    cfg: VideoTraining, autoencoder: Autoencoder, folder: Path, watch: Watch = unwatched
-) -> EncodedClips:
+def encode_clips(cfg: VideoTraining, autoencoder: Autoencoder, folder: Path, watch: Watch = unwatched) -> EncodedClips:
     """Render and encode the data set once, in files of a hundred clips that a killed run keeps."""
     parts = []
     for first in range(0, cfg.clips, CLIPS_A_FILE):

@@ -55,7 +55,7 @@ def test_scales_that_are_no_numbers_are_refused(value: float) -> None:
         lambda: Triangle(high=value),
         lambda: Trapezoid(low=value),
     ):
-        with pytest.raises(UsageError, match="guidance is .*expected finite"):
+        with pytest.raises(UsageError, match=r"guidance is .*expected finite"):
             make()
 
 

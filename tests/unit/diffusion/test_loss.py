@@ -16,4 +16,5 @@ def test_one_weight_a_sample() -> None:
 
 def test_the_weight_makes_the_loss_that_of_the_velocity() -> None:
     sigma = torch.tensor([0.01, 1.0, 50.0], dtype=torch.float64)
-    torch.testing.assert_close(velocity_weight(sigma) * scalings(VWithEDMNoise(), sigma).c_out ** 2, torch.ones(3).double())
+    product = velocity_weight(sigma) * scalings(VWithEDMNoise(), sigma).c_out ** 2
+    torch.testing.assert_close(product, torch.ones(3).double())

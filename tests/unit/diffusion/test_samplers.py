@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -66,13 +67,13 @@ def slope(x: float, sigma: float) -> float:
 
 
 def euler_by_hand(x: float, levels: list[float]) -> float:
-    for a, b in zip(levels, levels[1:], strict=False):
+    for a, b in itertools.pairwise(levels):
         x += (b - a) * slope(x, a)
     return x
 
 
 def heun_by_hand(x: float, levels: list[float]) -> float:
-    for a, b in zip(levels, levels[1:], strict=False):
+    for a, b in itertools.pairwise(levels):
         moved = x + (b - a) * slope(x, a)
         x = moved if b == 0 else x + (b - a) * (slope(x, a) + slope(moved, b)) / 2
     return x
@@ -80,7 +81,7 @@ def heun_by_hand(x: float, levels: list[float]) -> float:
 
 def dpmpp_2s_by_hand(x: float, levels: list[float]) -> float:
     """k-diffusion's form: time is -ln sigma and the midpoint half a step on."""
-    for a, b in zip(levels, levels[1:], strict=False):
+    for a, b in itertools.pairwise(levels):
         if b == 0:
             x = clean(x, a)
             continue
@@ -94,7 +95,7 @@ def dpmpp_2s_by_hand(x: float, levels: list[float]) -> float:
 def dpmpp_2m_by_hand(x: float, levels: list[float]) -> float:
     """k-diffusion's form, with its first and last steps of first order."""
     old, h_last = 0.0, 0.0
-    for i, (a, b) in enumerate(zip(levels, levels[1:], strict=False)):
+    for i, (a, b) in enumerate(itertools.pairwise(levels)):
         now = clean(x, a)
         if b == 0:
             return now
@@ -108,7 +109,7 @@ def dpmpp_2m_by_hand(x: float, levels: list[float]) -> float:
 
 def lms_by_hand(x: float, levels: list[float]) -> float:
     slopes: list[float] = []
-    for i, (a, b) in enumerate(zip(levels, levels[1:], strict=False)):
+    for i, (a, b) in enumerate(itertools.pairwise(levels)):
         slopes = [slope(x, a), *slopes][:4]
         nodes = [levels[i - j] for j in range(len(slopes))]
         through = np.polynomial.Polynomial.fit(nodes, slopes, len(nodes) - 1)  # the one polynomial through all of them
@@ -140,7 +141,9 @@ def test_one_step_gives_the_estimate_itself(name: str) -> None:
     assert run(DETERMINISTIC[name], 14.0, torch.tensor([10.0, 0.0])) == pytest.approx(clean(14.0, 10.0), rel=1e-6)
 
 
-@pytest.mark.parametrize(("name", "error"), [("euler", 0.2), ("heun", 0.02), ("dpmpp-2s-ancestral", 0.02), ("dpmpp-2m", 0.05), ("lms", 0.02)])
+@pytest.mark.parametrize(
+    ("name", "error"), [("euler", 0.2), ("heun", 0.02), ("dpmpp-2s-ancestral", 0.02), ("dpmpp-2m", 0.05), ("lms", 0.02)]
+)
 def test_twenty_steps_come_near_the_exact_end(name: str, error: float) -> None:
     assert abs(run(DETERMINISTIC[name], 14.0, falling(20)) - exact(14.0, 10.0, 0.0)) < error
 
@@ -222,10 +225,19 @@ def test_churn_adds_the_noise_that_the_raised_level_lacks() -> None:
 
 def test_ancestral_noise_is_scaled() -> None:
     sigmas = torch.tensor([4.0, 2.0, 0.0])
+    seen: list[float] = []
+
+    def nothing(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        return x * 0
+
+    def keep_first(step: int, x: torch.Tensor) -> torch.Tensor:
+        seen.append(x.item())
+        return x
+
     up = min(2.0, math.sqrt(2.0**2 * (4.0**2 - 2.0**2) / 4.0**2))
     for cfg in (EulerAncestral(noise=3.0), DPMPP2SAncestral(noise=3.0)):
-        seen: list[float] = []
-        sample(cfg, lambda x, sigma: x * 0, torch.zeros(1), sigmas, lambda: torch.ones(1), lambda i, x: (seen.append(x.item()), x)[1])
+        seen.clear()
+        sample(cfg, nothing, torch.zeros(1), sigmas, lambda: torch.ones(1), keep_first)
         assert seen[0] == pytest.approx(3 * up)
 
 

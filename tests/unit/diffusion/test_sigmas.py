@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -24,8 +25,9 @@ from stillmotion.errors import ConfigError, UsageError
 
 # Recorded from diffusers' scheduler for SVD's 25 steps.
 KARRAS_25 = (
-    700.0, 545.7292, 421.5691, 322.4537, 244.0231, 182.5471, 134.8544, 98.2671, 70.5408, 49.8098, 34.5367, 23.4675, 15.5900,
-    10.0971, 6.35427, 3.86970, 2.26912, 1.273177, 0.678146, 0.339378, 0.157405, 0.066399, 0.0248026, 0.0078825, 0.002, 0.0,
+    700.0, 545.7292, 421.5691, 322.4537, 244.0231, 182.5471, 134.8544, 98.2671, 70.5408, 49.8098, 34.5367, 23.4675,
+    15.5900, 10.0971, 6.35427, 3.86970, 2.26912, 1.273177, 0.678146, 0.339378, 0.157405, 0.066399, 0.0248026, 0.0078825,
+    0.002, 0.0,
 )  # fmt: skip
 KINDS = (Karras(), AlignYourSteps(), DDPM())
 
@@ -52,7 +54,7 @@ def test_align_your_steps_is_the_published_list_and_log_linear_between() -> None
     torch.testing.assert_close(schedule(AlignYourSteps(), 10)[:-1], torch.tensor(AYS_SVD), rtol=1e-7, atol=0)
     between = schedule(AlignYourSteps(), 19)[:-1]
     torch.testing.assert_close(between[::2], torch.tensor(AYS_SVD))
-    means = [math.sqrt(a * b) for a, b in zip(AYS_SVD, AYS_SVD[1:], strict=False)]
+    means = [math.sqrt(a * b) for a, b in itertools.pairwise(AYS_SVD)]
     torch.testing.assert_close(between[1::2], torch.tensor(means))
 
 

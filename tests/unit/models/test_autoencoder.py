@@ -31,7 +31,8 @@ def test_the_released_sizes() -> None:
 
 
 def test_moments_are_mean_and_clamped_log_variance() -> None:
-    raw = torch.cat([torch.full((1, 2, 4, 1, 1), 0.5), torch.tensor([-50.0, 50, 1, -1]).reshape(1, 1, 4, 1, 1).expand(1, 2, 4, 1, 1)], dim=2)
+    logvar = torch.tensor([-50.0, 50, 1, -1]).reshape(1, 1, 4, 1, 1).expand(1, 2, 4, 1, 1)
+    raw = torch.cat([torch.full((1, 2, 4, 1, 1), 0.5), logvar], dim=2)
     moments = Moments(raw)
     assert torch.equal(moments.mean, raw[:, :, :4])
     assert moments.logvar[0, 0].flatten().tolist() == [-30, 20, 1, -1]

@@ -33,7 +33,8 @@ def test_attention_is_the_textbook_formula(heads: int) -> None:
 def test_one_token_needs_no_queries_in_float64() -> None:
     attention = Attention(16, 4, 10).double()
     x, context = torch.randn(2, 9, 16).double(), torch.randn(2, 1, 10).double()
-    torch.testing.assert_close(attention.of_one_token(context).expand(-1, 9, -1), attention(x, context), rtol=0, atol=1e-14)
+    one = attention.of_one_token(context).expand(-1, 9, -1)
+    torch.testing.assert_close(one, attention(x, context), rtol=0, atol=1e-14)
 
 
 def test_the_gate_is_the_second_half() -> None:
@@ -64,9 +65,11 @@ def test_frame_attention_is_added_frame_by_frame(redraw: Callable[..., None]) ->
     x = torch.randn(2, 3, 32, 2, 5)
     whole = attention(x)
     frame = x[1, 2]
-    tokens = nn.functional.group_norm(
-        frame[None], 32, attention.group_norm.weight, attention.group_norm.bias, 1e-6
-    )[0].flatten(1).T
+    tokens = (
+        nn.functional.group_norm(frame[None], 32, attention.group_norm.weight, attention.group_norm.bias, 1e-6)[0]
+        .flatten(1)
+        .T
+    )
     weights = (attention.to_q(tokens) @ attention.to_k(tokens).T / 32**0.5).softmax(-1)
     expected = frame + attention.to_out[0](weights @ attention.to_v(tokens)).T.reshape(32, 2, 5)
     torch.testing.assert_close(whole[1, 2], expected, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,40 @@
+"""Train the embedded model and export it as a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from pydantic import Field
+
+from ..checkpoints.load import save
+from ..config import config, load
+from ..events import Watch, unwatched
+from ..presets import TINY
+from ..training.config import TinyTraining
+from ..training.tiny import assemble, train_tiny
+
+MAX_FILE_BYTES = 16 * 1024**2  # the repository's own limit for one file of weights
+
+
+@config
+class TrainTinySettings:
+    """Train the embedded model from rendered scenes; started again, it goes on where it stopped."""
+
+    folder: Annotated[Path, Field(description="Where the resumable state of the trainings lies.")]
+    export: Annotated[Path | None, Field(description="Write the averaged weights to this folder at the end.")] = None
+    config: Annotated[Path | None, Field(description="A YAML file of settings that differ from the usual.")] = None
+    only_export: Annotated[bool, Field(description="Export what is there, without training.")] = False
+
+
+def train_and_export(settings: TrainTinySettings, watch: Watch = unwatched) -> Path | None:
+    """Train, then write the model; returns where it lies. Raises TrainingError, ConfigError."""
+    cfg = load(TinyTraining, [settings.config] if settings.config else [])
+    if not settings.only_export:
+        train_tiny(cfg, TINY, settings.folder, watch)
+    if settings.export is None:
+        return None
+    components, preset = assemble(cfg, TINY, settings.folder)
+    save(components, preset, settings.export, "diffusers", dtype=torch.float16, max_shard_bytes=MAX_FILE_BYTES)
+    return settings.export

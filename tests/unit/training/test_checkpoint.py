@@ -1,0 +1,73 @@
+"""The state of a run: whole, its own, or refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from stillmotion.errors import TrainingError
+from stillmotion.training import checkpoint
+from stillmotion.training.config import OptimizerConfig
+from stillmotion.training.ema import Ema
+from stillmotion.training.optim import adamw
+
+
+def parts(network: nn.Module) -> tuple[dict[str, nn.Module], Ema, torch.optim.AdamW]:
+    modules = {"network": network}
+    return modules, Ema(modules, 0.9), adamw(OptimizerConfig(), modules.values())
+
+
+def save(folder: Path, network: nn.Module, step: int = 7) -> None:
+    modules, ema, optimizer = parts(network)
+    sum(p.sum() for p in network.parameters()).backward()  # type: ignore[union-attr]
+    optimizer.step()
+    checkpoint.save(folder, step, modules, ema, optimizer)
+
+
+def test_where_there_is_no_state_a_run_starts_at_zero(tmp_path: Path) -> None:
+    assert checkpoint.restore(tmp_path, *parts(nn.Linear(2, 3))) == 0
+
+
+def test_the_step_is_kept_beside_the_tensors(tmp_path: Path) -> None:
+    save(tmp_path, nn.Linear(2, 3), step=123)
+    assert checkpoint.saved_step(tmp_path / "state.safetensors") == 123
+    assert checkpoint.restore(tmp_path, *parts(nn.Linear(2, 3))) == 123
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        nn.Sequential(nn.Linear(2, 3)),
+        nn.Linear(2, 4),
+        nn.Linear(2, 3, bias=False),
+        nn.Linear(1, 3),
+        nn.ModuleDict({"weight": nn.Linear(2, 3)}),
+    ],
+    ids=["other names", "wider", "fewer tensors", "narrower", "nested"],
+)
+def test_the_state_of_another_model_is_refused_and_changes_nothing(tmp_path: Path, other: nn.Module) -> None:
+    save(tmp_path, nn.Linear(2, 3))
+    before = {name: p.clone() for name, p in other.named_parameters()}
+    with pytest.raises(TrainingError, match=r"state\.safetensors .*expected this run's own"):
+        checkpoint.restore(tmp_path, *parts(other))
+    assert all(torch.equal(p, before[name]) for name, p in other.named_parameters())
+
+
+def test_a_state_that_would_broadcast_is_refused(tmp_path: Path) -> None:
+    save(tmp_path, nn.Linear(2, 1))
+    with pytest.raises(TrainingError):
+        checkpoint.restore(tmp_path, *parts(nn.Linear(2, 3)))
+
+
+def test_the_averages_of_one_module(tmp_path: Path) -> None:
+    network = nn.Linear(2, 3)
+    first = network.weight.detach().clone()
+    save(tmp_path, network)
+    averages = checkpoint.averages(tmp_path, "network")
+    assert averages.keys() == {"weight", "bias"} and torch.equal(averages["weight"], first)
+    assert checkpoint.averages(tmp_path, "net") == {}
+    with pytest.raises(TrainingError, match="holds no training state"):
+        checkpoint.averages(tmp_path / "absent", "network")
