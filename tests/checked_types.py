@@ -1,4 +1,4 @@
-"""The checker of shapes and types: `PYTHONPATH=src:tests pytest --jaxtyping-packages=stillmotion,checked_types.checked`."""
+"""Shapes and types checked: `PYTHONPATH=src:tests pytest --jaxtyping-packages=stillmotion,checked_types.checked`."""
 
 from __future__ import annotations
 

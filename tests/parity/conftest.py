@@ -74,7 +74,9 @@ def check_close() -> Callable[[str, Tensor, Tensor, Tensor, float], None]:
         assert deviation > 1e-3, "a constant output compares nothing"
         difference = (ours.double() - theirs.double()).abs().max().item()
         rounding = (theirs.double() - exact).abs().max().item()
-        print(f"PARITY {name}: {difference / deviation:.2e} of std {deviation:.3g}, rounding {rounding / deviation:.2e}")
+        print(
+            f"PARITY {name}: {difference / deviation:.2e} of std {deviation:.3g}, rounding {rounding / deviation:.2e}"
+        )
         assert difference <= max(share * deviation, 3 * rounding)
 
     return check
@@ -128,7 +130,11 @@ def _pipeline_pair(variant: int, share_weights) -> tuple:
     torch.manual_seed(variant)
     tower = transformers.CLIPVisionModelWithProjection(
         transformers.CLIPVisionConfig(
-            hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, patch_size=32,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            patch_size=32,
             projection_dim=32,
         )
     ).eval()

@@ -63,7 +63,8 @@ def test_autoencoder_equals_diffusers(seed, share_weights, in_double, check_clos
 
 
 def test_forward_and_distribution_equal_diffusers(share_weights):
-    ours, theirs = pair({"block_out_channels": (32, 32), "down_block_types": ("DownEncoderBlock2D",) * 2}, 1, share_weights)
+    config = {"block_out_channels": (32, 32), "down_block_types": ("DownEncoderBlock2D",) * 2}
+    ours, theirs = pair(config, 1, share_weights)
     images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
         found, expected = ours.encode(images).latent_dist, theirs.encode(images).latent_dist

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from diffusers.pipelines.stable_video_diffusion import pipeline_stable_video_diffusion as reference
 from PIL import Image
 
@@ -123,7 +124,7 @@ def test_frames_equal_diffusers(seed, pipelines, exact_pipeline, check_close):
         levels = (as_tensor(found) - as_tensor(expected)).abs() * 255
         print(f"PARITY pipeline {seed}: {levels.max():.0f} levels in {(levels > 0.5).float().mean():.1e} of the values")
         assert levels.max() < 1.5
-        assert (levels > 0.5).float().mean() < 1e-3
+        assert (levels > 0.5).float().mean() < 1e-2
         return
     exact = exact_pipeline(theirs)(**with_generator(arguments, kind, seed)).frames
     check_close(f"pipeline {seed}", as_tensor(found), as_tensor(expected), as_tensor(exact).double(), SHARE)
@@ -154,8 +155,11 @@ def test_several_videos_of_several_images_keep_their_own_image(pipelines):
     latents = torch.randn(4, 3, 4, 4, 4, generator=torch.Generator().manual_seed(1))
     shared = {"noise_aug_strength": 0.0, "num_videos_per_prompt": 2}
     together = ours(**small(image=images, latents=latents, **shared)).frames
-    alone = [ours(**small(image=image, latents=latents[2 * i : 2 * i + 2], **shared)).frames for i, image in enumerate(images)]
-    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-4)
+    alone = [
+        ours(**small(image=image, latents=own, **shared)).frames
+        for image, own in zip(images, latents.split(2), strict=True)
+    ]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-3)
     wrong = theirs(**small(image=images, latents=latents, **shared)).frames
     assert (wrong[1] - together[1]).abs().max() > 0.01
 
@@ -171,7 +175,45 @@ def test_a_batch_gives_what_each_image_gives_with_its_generators(pipelines):
     together = ours(**small(image=images, generator=generators(1, 2, 3, 4), **shared)).frames
     first = ours(**small(image=images[0], generator=generators(1, 2), **shared)).frames
     second = ours(**small(image=images[1], generator=generators(3, 4), **shared)).frames
-    torch.testing.assert_close(together, torch.cat([first, second]), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(together, torch.cat([first, second]), rtol=0, atol=1e-3)
+
+
+def test_folders_are_exchanged_with_diffusers(pipelines, tmp_path):
+    """Each loads what the other saved."""
+    ours, theirs = pipelines(0)
+    expected = ours(**small()).frames
+    ours.save_pretrained(tmp_path / "ours")
+    theirs.save_pretrained(tmp_path / "theirs")
+    there = type(theirs).from_pretrained(tmp_path / "ours")
+    here = type(ours).from_pretrained(tmp_path / "theirs", norm_eps="diffusers")
+    for pipe in (there, here):
+        pipe.set_progress_bar_config(disable=True)
+        torch.testing.assert_close(pipe(**small()).frames, expected, rtol=0, atol=1e-3)
+
+
+def test_components_are_exchanged_with_diffusers(pipelines):
+    """Our pipeline runs their networks, and theirs runs ours."""
+    ours, theirs = pipelines(0)
+    expected = ours(**small(output_type="pt")).frames
+    for pipe in (type(ours)(**theirs.components), type(theirs)(**ours.components)):
+        pipe.set_progress_bar_config(disable=True)
+        torch.testing.assert_close(pipe(**small(output_type="pt")).frames, expected, rtol=0, atol=1e-3)
+
+
+def test_an_autoencoder_without_frames_is_called_without_them(pipelines):
+    ours, theirs = pipelines(0)
+    torch.manual_seed(0)
+    vae = AutoencoderKL(
+        block_out_channels=(32,) * 4,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+    )
+    results = []
+    for pipe in (ours, theirs):
+        framewise = type(pipe)(**pipe.components | {"vae": vae})
+        framewise.set_progress_bar_config(disable=True)
+        results.append(framewise(**small(output_type="pt")).frames)
+    torch.testing.assert_close(*results, rtol=0, atol=1e-3)
 
 
 def test_one_frame_and_falling_guidance_work(pipelines):

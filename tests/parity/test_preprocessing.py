@@ -98,7 +98,8 @@ def test_every_kind_of_image_is_the_same_image():
     floats = bytes_.astype(np.float32) / 255
     tensor = torch.from_numpy(floats).permute(2, 0, 1)
     expected = to_signed(image)
-    kinds = [image, bytes_, floats, bytes_[None], tensor, tensor[None], torch.from_numpy(bytes_.copy()).permute(2, 0, 1)]
+    byte_tensor = torch.from_numpy(bytes_.copy()).permute(2, 0, 1)
+    kinds = [image, bytes_, floats, bytes_[None], tensor, tensor[None], byte_tensor]
     for kind in [*kinds, [image], [tensor], (floats,)]:
         (found,) = pictures(kind)
         torch.testing.assert_close(to_signed(found), expected, rtol=0, atol=1e-6)

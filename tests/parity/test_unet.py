@@ -141,6 +141,8 @@ def test_gradients_equal_diffusers(share_weights):
         if parameter.grad is None:  # queries and keys of the cross-attention to one token do not matter
             assert reference is None or reference.abs().max() < 1e-6, name
             continue
-        torch.testing.assert_close(parameter.grad, reference, rtol=1e-3, atol=1e-6 + 1e-4 * reference.abs().max().item())
+        torch.testing.assert_close(
+            parameter.grad, reference, rtol=1e-3, atol=1e-6 + 1e-4 * reference.abs().max().item()
+        )
         compared += 1
     assert compared > 100

@@ -128,7 +128,7 @@ def test_what_the_design_allows_is_not_found(tmp_path: Path) -> None:
         tmp_path,
         {
             "__init__.py": "def f():\n    from .pipelines import image_to_video\n    import stillmotion.tasks\n",
-            "cli/__init__.py": "import typer\ndef table():\n    from .animate import run\n    from ..server import app\n",
+            "cli/__init__.py": "import typer\ndef f():\n    from .animate import run\n    from ..server import app\n",
             "cli/animate.py": "from ..tasks import generate\nfrom . import table\nprint(1)\n",
             "config.py": "import yaml\nfrom .errors import ConfigError\n",
             "media/video.py": "import av\nfrom ..files import atomic_path\n",

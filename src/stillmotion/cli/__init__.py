@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-import click
+import typer
 import typer.core
 from typer.main import get_command
 
@@ -23,16 +24,16 @@ COMMANDS = {
 class _Overview(typer.core.TyperGroup):
     """Knows every command's name and line without importing it."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: typer.Context) -> list[str]:
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: typer.Context, cmd_name: str) -> typer.core.TyperCommand | None:
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f".{COMMANDS[cmd_name][0]}", __name__)
         return get_command(module.app)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: typer.Context, formatter: Any) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
@@ -42,19 +43,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     overview = _Overview(name="stillmotion", help="A still image becomes a moving one.", rich_markup_mode=None)
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        result = overview.main(given or ["--help"], prog_name="stillmotion", standalone_mode=False)
-        return result if isinstance(result, int) else 0
-    except click.exceptions.Abort:
-        return _end("Stopped; nothing was left half-written.", 130)
+        overview.main(given or ["--help"], prog_name="stillmotion")
+    except SystemExit as end:  # how typer hands over a command's exit code
+        return int(end.code or 0)
     except KeyboardInterrupt:
         return _end("Stopped; nothing was left half-written.", 130)
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
     except UsageError as error:
         return _end(f"Error: {error}", 2)
     except StillmotionError as error:
         return _end(f"Error: {error}", 1)
+    return 0
 
 
 def _end(message: str, code: int) -> int:

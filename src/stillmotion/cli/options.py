@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import sys
 import types
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -13,6 +14,8 @@ from pydantic.fields import FieldInfo
 
 from ..config import parse
 
+STOPPED = 130  # what a shell reports of a program ended by Ctrl-C
+
 
 def app_of(settings: type, run: Callable[[Any], int], positional: Sequence[str]) -> typer.Typer:
     """A typer application of one command whose options are the fields of `settings`.
@@ -20,12 +23,19 @@ def app_of(settings: type, run: Callable[[Any], int], positional: Sequence[str])
     Values reach the settings class as text and are checked there, once; only switches are read here.
     """
 
-    def command(**given: Any) -> int:
+    def command(**given: Any) -> None:
         tree = {name: value for name, value in given.items() if value is not None}
-        return run(parse(settings, tree, source="the command line"))
+        try:
+            code = run(parse(settings, tree, source="the command line"))
+        except KeyboardInterrupt:  # typer would turn it into a failure like any other
+            print("Stopped; nothing was left half-written.", file=sys.stderr)
+            code = STOPPED
+        raise typer.Exit(code)
 
     hints = get_type_hints(settings, include_extras=True)
-    parameters = [_parameter(field, hints[field.name], field.name in positional) for field in dataclasses.fields(settings)]
+    parameters = [
+        _parameter(field, hints[field.name], field.name in positional) for field in dataclasses.fields(settings)
+    ]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     command.__doc__ = (settings.__doc__ or "").strip()

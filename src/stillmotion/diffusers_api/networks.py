@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,25 +81,25 @@ class UNetSpatioTemporalConditionModel(UNet):
         sample_size: int | None = None,
         in_channels: int = 8,
         out_channels: int = 4,
-        down_block_types: tuple[str, ...] = (
+        down_block_types: Sequence[str] = (
             "CrossAttnDownBlockSpatioTemporal",
             "CrossAttnDownBlockSpatioTemporal",
             "CrossAttnDownBlockSpatioTemporal",
             "DownBlockSpatioTemporal",
         ),
-        up_block_types: tuple[str, ...] = (
+        up_block_types: Sequence[str] = (
             "UpBlockSpatioTemporal",
             "CrossAttnUpBlockSpatioTemporal",
             "CrossAttnUpBlockSpatioTemporal",
             "CrossAttnUpBlockSpatioTemporal",
         ),
-        block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280),
+        block_out_channels: Sequence[int] = (320, 640, 1280, 1280),
         addition_time_embed_dim: int = 256,
         projection_class_embeddings_input_dim: int = 768,
-        layers_per_block: int | tuple[int, ...] = 2,
-        cross_attention_dim: int | tuple[int, ...] = 1024,
-        transformer_layers_per_block: int | tuple[int, ...] = 1,
-        num_attention_heads: int | tuple[int, ...] = (5, 10, 20, 20),
+        layers_per_block: int | Sequence[int] = 2,
+        cross_attention_dim: int | Sequence[int] = 1024,
+        transformer_layers_per_block: int | Sequence[int] = 1,
+        num_attention_heads: int | Sequence[int] = (5, 10, 20, 20),
         num_frames: int = 25,
         norm_eps: NormEps = "original",
     ) -> None:
@@ -219,7 +219,7 @@ class UNetSpatioTemporalConditionModel(UNet):
         timestep: what the network reads of the noise level, 0.25 ln sigma; one number, or one a video.
         added_time_ids: fps - 1, motion bucket, noise augmentation.
         """
-        c_noise = torch.as_tensor(timestep, device=sample.device).reshape(-1).expand(len(sample))
+        c_noise = torch.as_tensor(timestep, device=sample.device).float().reshape(-1).expand(len(sample))
         predicted = super().forward(sample, c_noise, encoder_hidden_states, added_time_ids)
         return UNetSpatioTemporalConditionOutput(sample=predicted) if return_dict else (predicted,)
 
@@ -240,8 +240,8 @@ class AutoencoderKLTemporalDecoder(Autoencoder):
         self,
         in_channels: int = 3,
         out_channels: int = 3,
-        down_block_types: tuple[str, ...] = ("DownEncoderBlock2D",),
-        block_out_channels: tuple[int, ...] = (64,),
+        down_block_types: Sequence[str] = ("DownEncoderBlock2D",),
+        block_out_channels: Sequence[int] = (64,),
         layers_per_block: int = 1,
         latent_channels: int = 4,
         sample_size: int = 32,
@@ -396,9 +396,7 @@ def _autoencoder_shape(document: Mapping[str, Any]) -> AutoencoderConfig:
         raise UsageError(str(error)) from None
 
 
-def _save(
-    network: nn.Module, config: Config, folder: Path, safe_serialization: bool, variant: str | None
-) -> None:
+def _save(network: nn.Module, config: Config, folder: Path, safe_serialization: bool, variant: str | None) -> None:
     pretrained.check_saving(safe_serialization)
     stem = f"{pretrained.STEM}.{variant}" if variant else pretrained.STEM
     pretrained.write_weights(network, folder / f"{stem}.safetensors")

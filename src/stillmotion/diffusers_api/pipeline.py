@@ -7,7 +7,7 @@ import dataclasses
 import inspect
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,31 +16,34 @@ import torch
 import transformers
 from jaxtyping import Float
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import CLIPVisionModelWithProjection
 
 from ..checkpoints import diffusers as layout
 from ..checkpoints.load import Loaded, load, single_file
 from ..conditioning import Condition, micro_conditions
 from ..config import to_tree
-from ..diffusion.precondition import Denoise, VWithEDMNoise, denoised
 from ..diffusion.samplers import Euler, sample
 from ..errors import Cancelled, UsageError
-from ..models.image_encoder import MEAN, STD, clip_pixels
-from ..pipelines.image_to_video import MAX_FRAMES, start_scale
+from ..pipelines.image_to_video import start_scale
 from ..placement import Placement, resolve
 from ..presets import PRESETS, Preset
 from . import offload, pretrained
-from .media import Images, Picture, as_output, pictures, stretched, to_signed
-from .networks import (
-    AutoencoderKLTemporalDecoder,
-    NormEps,
-    UNetSpatioTemporalConditionModel,
-    as_autoencoder,
-    as_unet,
+from .generation import (
+    Component,
+    Generators,
+    clip_input,
+    denoiser,
+    draw_noise,
+    guidance_ramp,
+    is_guided,
+    mean_latents,
+    weights_of,
 )
+from .media import Images, Picture, as_output, pictures, stretched, to_signed
+from .networks import NormEps, as_autoencoder, as_unet
 from .records import Config, Output
+from .request import Request, StepCallback, check_request, selected
 from .scheduler import FILE as SCHEDULER_FILE
 from .scheduler import EulerDiscreteScheduler
 
@@ -50,10 +53,6 @@ SIZE_UNIT = 8  # pixels; diffusers refuses other sizes whatever the autoencoder
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 COMPONENTS = ("vae", "image_encoder", "unet", "scheduler", "feature_extractor")
 
-Generators = torch.Generator | list[torch.Generator] | None
-# Called with the pipeline, the step's index, what the network read of its noise level, and the tensors asked for.
-StepCallback = Callable[["StableVideoDiffusionPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
-
 
 @dataclasses.dataclass
 class StableVideoDiffusionPipelineOutput(Output):
@@ -62,31 +61,12 @@ class StableVideoDiffusionPipelineOutput(Output):
     frames: list[list[Image.Image]] | np.ndarray | Tensor
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Request:
-    """The checked arguments of one call."""
-
-    pictures: list[Picture]
-    height: int
-    width: int
-    frames: int
-    steps: int
-    sigmas: list[float] | None
-    numbers: tuple[float, float, float]  # fps, motion bucket, noise augmentation
-    chunk: int
-    videos_per_image: int
-    generator: Generators
-    latents: Tensor | None
-    callback: StepCallback | None
-
-    @property
-    def videos(self) -> int:
-        return len(self.pictures) * self.videos_per_image
-
-
 class StableVideoDiffusionPipeline:
-    """Makes videos of still images. The components may be ours, or others that are called in the same way.
+    """Makes videos of still images. The components are ours, or others that are called in the same way.
 
+    vae: an AutoencoderKLTemporalDecoder, or an autoencoder whose `decode` takes no num_frames.
+    image_encoder: transformers' CLIPVisionModelWithProjection. unet: a UNetSpatioTemporalConditionModel.
+    scheduler: an EulerDiscreteScheduler. feature_extractor: transformers' CLIPImageProcessor, or None for CLIP's own.
     Of `scheduler` only the noise levels are read: the sampler is Euler's, the prediction SVD's velocity.
     Not safe to call from two threads at once; `interrupt` is.
     """
@@ -96,11 +76,11 @@ class StableVideoDiffusionPipeline:
 
     def __init__(
         self,
-        vae: AutoencoderKLTemporalDecoder,
-        image_encoder: CLIPVisionModelWithProjection,
-        unet: UNetSpatioTemporalConditionModel,
-        scheduler: EulerDiscreteScheduler,
-        feature_extractor: transformers.CLIPImageProcessor | None,
+        vae: Component,
+        image_encoder: Component,
+        unet: Component,
+        scheduler: Component,
+        feature_extractor: Component,
     ) -> None:
         self.vae = vae
         self.image_encoder = image_encoder
@@ -127,18 +107,19 @@ class StableVideoDiffusionPipeline:
         use_safetensors: bool | None = None,
         low_cpu_mem_usage: bool = True,
         device_map: str | None = None,
-        norm_eps: NormEps = "original",
-        vae: AutoencoderKLTemporalDecoder | None = None,
-        image_encoder: CLIPVisionModelWithProjection | None = None,
-        unet: UNetSpatioTemporalConditionModel | None = None,
-        scheduler: EulerDiscreteScheduler | None = None,
-        feature_extractor: transformers.CLIPImageProcessor | None = None,
+        norm_eps: NormEps | None = None,
+        vae: Component = None,
+        image_encoder: Component = None,
+        unet: Component = None,
+        scheduler: Component = None,
+        feature_extractor: Component = None,
     ) -> StableVideoDiffusionPipeline:
         """The pipeline of a diffusers folder, a hub repository, a preset (`tiny`, `svd-xt`) or a single file.
 
         Weights become float32 unless `torch_dtype` or `dtype` says otherwise. A component that is given replaces the
-        folder's. device_map: a device to move everything to. `low_cpu_mem_usage` changes nothing: weights never exist
-        twice. Raises UsageError, CheckpointError or HubError.
+        folder's. norm_eps: the epsilons of the U-Net's norms, "original" or "diffusers"; None is what was saved, or
+        the original's. device_map: a device to move everything to. `low_cpu_mem_usage` changes nothing: weights never
+        exist twice. Raises UsageError, CheckpointError or HubError.
         """
         pretrained.check_loading(use_safetensors)
         wanted = pretrained.chosen_dtype(torch_dtype, dtype)
@@ -163,7 +144,7 @@ class StableVideoDiffusionPipeline:
         *,
         torch_dtype: torch.dtype | None = None,
         dtype: torch.dtype | None = None,
-        norm_eps: NormEps = "original",
+        norm_eps: NormEps | None = None,
     ) -> StableVideoDiffusionPipeline:
         """The pipeline of the original's single .safetensors file.
 
@@ -174,7 +155,7 @@ class StableVideoDiffusionPipeline:
         return cls._of(single_file(Path(pretrained_model_link_or_path), config, dtype=wanted), None, norm_eps)
 
     @classmethod
-    def _of(cls, loaded: Loaded, folder: Path | None, norm_eps: NormEps) -> StableVideoDiffusionPipeline:
+    def _of(cls, loaded: Loaded, folder: Path | None, norm_eps: NormEps | None) -> StableVideoDiffusionPipeline:
         """Our networks behind diffusers' faces, with the scheduler and the feature extractor of `folder`."""
         components, preset = loaded.components, loaded.preset
         settings = layout.SCHEDULER | {"sigma_min": preset.defaults.sigma_min, "sigma_max": preset.defaults.sigma_max}
@@ -183,6 +164,9 @@ class StableVideoDiffusionPipeline:
         extractor = layout.FEATURE_EXTRACTOR
         if folder is not None and (folder / "feature_extractor" / "preprocessor_config.json").exists():
             extractor = pretrained.read_document(folder / "feature_extractor" / "preprocessor_config.json")
+        if norm_eps is None:
+            saved = {} if folder is None else pretrained.read_document(folder / "unet" / "config.json")
+            norm_eps = saved.get("norm_eps", "original")
         made = cls(
             vae=as_autoencoder(components.autoencoder, layout.autoencoder_document(components.autoencoder.cfg)),
             image_encoder=components.image_encoder,
@@ -238,12 +222,12 @@ class StableVideoDiffusionPipeline:
     @property
     def device(self) -> torch.device:
         """Where the U-Net's weights are."""
-        return _of_weights(self.unet).device
+        return weights_of(self.unet).device
 
     @property
     def dtype(self) -> torch.dtype:
         """The precision of the U-Net's weights."""
-        return _of_weights(self.unet).dtype
+        return weights_of(self.unet).dtype
 
     def to(
         self,
@@ -320,7 +304,7 @@ class StableVideoDiffusionPipeline:
     @property
     def do_classifier_free_guidance(self) -> bool:
         """Whether the unconditional branch runs: where some frame's scale is above 1."""
-        return bool(torch.as_tensor(self._guidance_scale).max() > 1)
+        return is_guided(self._guidance_scale)
 
     @property
     def num_timesteps(self) -> int:
@@ -375,7 +359,7 @@ class StableVideoDiffusionPipeline:
         if unknown:
             raise UsageError(f"callback_on_step_end_tensor_inputs has {', '.join(unknown)}; expected latents.")
         count = self.unet.config.num_frames if num_frames is None else num_frames
-        request = _Request(
+        request = Request(
             pictures=pictures(image),
             height=self._size("height", height),
             width=self._size("width", width),
@@ -387,20 +371,23 @@ class StableVideoDiffusionPipeline:
             videos_per_image=1 if num_videos_per_prompt is None else num_videos_per_prompt,
             generator=generator,
             latents=latents,
-            callback=_selected(callback_on_step_end, callback_on_step_end_tensor_inputs),
+            callback=selected(callback_on_step_end, callback_on_step_end_tensor_inputs),
         )
         self._check(request)
-        self._guidance_scale = _ramp(min_guidance_scale, max_guidance_scale, count).to(self._execution_device)
+        self._guidance_scale = guidance_ramp(min_guidance_scale, max_guidance_scale, count).to(self._execution_device)
         made = self._generate(request)
         frames = made if output_type == "latent" else as_output(self._decode(made, request.chunk), output_type)
         return StableVideoDiffusionPipelineOutput(frames=frames) if return_dict else (frames,)
 
     def decode_latents(
         self, latents: Float[Tensor, "b t c h w"], num_frames: int, decode_chunk_size: int = 14
-    ) -> Float[Tensor, "b c t h w"]:
+    ) -> Float[Tensor, "b c2 t h2 w2"]:
         """Frames near [-1, 1] of scaled latents, in float32; chunks never reach over the end of a video."""
-        if latents.shape[1] != num_frames:
-            raise UsageError(f"num_frames is {num_frames} for {latents.shape[1]} frames of latents; expected the same.")
+        if latents.shape[1] != num_frames or decode_chunk_size < 1:
+            raise UsageError(
+                f"num_frames is {num_frames} and decode_chunk_size {decode_chunk_size} for {latents.shape[1]} frames; "
+                "expected their number, and at least 1."
+            )
         return self._decode(latents, decode_chunk_size).transpose(1, 2)
 
     @property
@@ -417,7 +404,7 @@ class StableVideoDiffusionPipeline:
         self.to("cpu")
         self._offload = None if target.type == "cpu" else (kind, target)
 
-    def _use(self, network: nn.Module) -> contextlib.AbstractContextManager[None]:
+    def _use(self, network: Component) -> contextlib.AbstractContextManager[None]:
         if self._offload is None:
             return contextlib.nullcontext()
         kind, device = self._offload
@@ -432,24 +419,8 @@ class StableVideoDiffusionPipeline:
             raise UsageError(f"{name} is {pixels}; expected a multiple of {unit} pixels.")
         return pixels
 
-    def _check(self, request: _Request) -> None:
-        counts = {
-            "num_frames": request.frames,
-            "decode_chunk_size": request.chunk,
-            "num_videos_per_prompt": request.videos_per_image,
-        }
-        for name, count in counts.items():
-            if not 1 <= count <= MAX_FRAMES:
-                raise UsageError(f"{name} is {count}; expected 1 to {MAX_FRAMES}.")
-        for name, value in zip(("fps", "motion_bucket_id", "noise_aug_strength"), request.numbers, strict=True):
-            if not math.isfinite(value):
-                raise UsageError(f"{name} is {value}; expected a finite number.")
-        if isinstance(request.generator, list) and len(request.generator) != request.videos:
-            given = len(request.generator)
-            raise UsageError(f"there are {given} generators for {request.videos} videos; expected one a video.")
-        shape = self._latents_shape(request)
-        if request.latents is not None and tuple(request.latents.shape) != shape:
-            raise UsageError(f"the latents have the shape {tuple(request.latents.shape)}; expected {shape}.")
+    def _check(self, request: Request) -> None:
+        check_request(request, self._latents_shape(request))
         config = self.unet.config
         if config.projection_class_embeddings_input_dim != 3 * config.addition_time_embed_dim:
             raise UsageError("the U-Net reads another number of conditions than three; expected fps, motion and noise.")
@@ -457,12 +428,12 @@ class StableVideoDiffusionPipeline:
         if prediction != "v_prediction":
             raise UsageError(f"the scheduler's prediction_type is {prediction}; expected v_prediction.")
 
-    def _latents_shape(self, request: _Request) -> tuple[int, ...]:
+    def _latents_shape(self, request: Request) -> tuple[int, ...]:
         channels = self.unet.config.in_channels // 2  # the other half are the image's
         size = request.height // self.vae_scale_factor, request.width // self.vae_scale_factor
         return (request.videos, request.frames, channels, *size)
 
-    def _generate(self, request: _Request) -> Float[Tensor, "b t c h w"]:
+    def _generate(self, request: Request) -> Float[Tensor, "b t c h w"]:
         """Scaled latents. The draws: each image's noise, also where its strength is 0, then the latents'."""
         condition = self._condition(request)
         levels = self._levels(request)
@@ -474,7 +445,7 @@ class StableVideoDiffusionPipeline:
         start = noise.float() * start_scale(levels).to(noise.device)
         return self._sample(condition, start, levels, request.callback).to(dtype)
 
-    def _condition(self, request: _Request) -> Condition:
+    def _condition(self, request: Request) -> Condition:
         device = self._execution_device
         context = self._embed(request.pictures)
         images = torch.cat([stretched(each, request.height, request.width) for each in request.pictures]).to(device)
@@ -482,42 +453,23 @@ class StableVideoDiffusionPipeline:
         if isinstance(first, list):
             first = first[:: request.videos_per_image]  # an image is the same in a batch as with its generators alone
         noise = draw_noise(tuple(images.shape), first, device, images.dtype)
-        latents = self._encode(images + request.numbers[2] * noise).to(context.dtype)
+        with self._use(self.vae):
+            latents = mean_latents(self.vae, images + request.numbers[2] * noise).to(context.dtype)
         numbers = micro_conditions(*request.numbers, batch=request.videos).to(device)
         times = request.videos_per_image
         return Condition(context.repeat_interleave(times, 0), latents.repeat_interleave(times, 0), numbers)
 
     def _embed(self, images: list[Picture]) -> Float[Tensor, "b 1 d"]:
         """The CLIP embedding of each image as it was given, at its own size."""
-        weights = _of_weights(self.image_encoder)
-        pixels = torch.cat([self._clip_input(to_signed(image).to(self._execution_device)) for image in images])
-        with self._use(self.image_encoder):
-            return self.image_encoder(pixels.to(weights.dtype)).image_embeds[:, None]
-
-    def _clip_input(self, image: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "1 3 h2 w2"]:
         size = self.image_encoder.config.image_size
-        extractor = self.feature_extractor
-        mean, std = (MEAN, STD) if extractor is None else (tuple(extractor.image_mean), tuple(extractor.image_std))
-        if image.shape[-2:] != (size, size) and (mean, std) == (MEAN, STD):
-            return clip_pixels(image)
-        unsigned = (image + 1) / 2
-        if image.shape[-2:] != (size, size):
-            unsigned = clip_pixels(image) * _channels(STD, image) + _channels(MEAN, image)
-        return (unsigned - _channels(mean, image)) / _channels(std, image)
+        pixels = [
+            clip_input(to_signed(image).to(self._execution_device), size, self.feature_extractor) for image in images
+        ]
+        with self._use(self.image_encoder):
+            encoded = self.image_encoder(torch.cat(pixels).to(weights_of(self.image_encoder).dtype))
+            return encoded.image_embeds[:, None]
 
-    def _encode(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 c h2 w2"]:
-        """Mean latents, unscaled. An autoencoder that overflows in float16 does this in float32."""
-        dtype = _of_weights(self.vae).dtype
-        upcasts = dtype == torch.float16 and self.vae.config.force_upcast
-        with self._use(self.vae):
-            if upcasts:
-                self.vae.to(dtype=torch.float32)
-            try:
-                return self.vae.encode(images.to(_of_weights(self.vae).dtype)).latent_dist.mode()[:, None]
-            finally:
-                self.vae.to(dtype=dtype)
-
-    def _levels(self, request: _Request) -> Float[Tensor, " n"]:
+    def _levels(self, request: Request) -> Float[Tensor, " n"]:
         if request.sigmas is None:
             self.scheduler.set_timesteps(request.steps, device=self._execution_device)
         else:
@@ -548,39 +500,11 @@ class StableVideoDiffusionPipeline:
             raise AssertionError("Euler's method without churn draws no noise")
 
         with self._use(self.unet), self.progress_bar(total=len(levels) - 1) as bar:
-            return sample(Euler(), self._denoiser(condition), start, levels, no_noise, after_step)
+            denoise = denoiser(self.unet, condition, lambda: self._guidance_scale)
+            return sample(Euler(), denoise, start, levels, no_noise, after_step)
 
-    def _denoiser(self, condition: Condition) -> Denoise:
-        """The estimate of clean latents, with guidance as it stands at each step."""
-        nothing = condition.unconditional()
-        both = Condition(
-            torch.cat([nothing.context, condition.context]),
-            torch.cat([nothing.image_latents, condition.image_latents]),
-            torch.cat([nothing.numbers, condition.numbers]),
-        )
-
-        def network(scaled: Tensor, c_noise: Tensor) -> Tensor:
-            is_guided = self.do_classifier_free_guidance
-            told = both if is_guided else condition
-            x = torch.cat([scaled, scaled]) if is_guided else scaled
-            predicted = self.unet(
-                told.beside(x.to(told.context.dtype)),
-                c_noise[0],
-                encoder_hidden_states=told.context,
-                added_time_ids=told.numbers,
-                return_dict=False,
-            )[0].float()
-            if not is_guided:
-                return predicted
-            base, towards = predicted.chunk(2)
-            return base + self._guidance_scale * (towards - base)
-
-        return lambda x, sigma: denoised(network, VWithEDMNoise(), x, sigma.to(x.device).expand(len(x)))
-
-    def _decode(self, latents: Float[Tensor, "b t c h w"], chunk: int) -> Float[Tensor, "b t c h w"]:
-        if chunk < 1:
-            raise UsageError(f"decode_chunk_size is {chunk}; expected at least 1.")
-        unscaled = (latents / self.vae.config.scaling_factor).to(_of_weights(self.vae).dtype)
+    def _decode(self, latents: Float[Tensor, "b t c h w"], chunk: int) -> Float[Tensor, "b t c2 h2 w2"]:
+        unscaled = (latents / self.vae.config.scaling_factor).to(weights_of(self.vae).dtype)
         is_temporal = "num_frames" in inspect.signature(self.vae.decode).parameters
         videos = []
         with self._use(self.vae):
@@ -598,47 +522,6 @@ class StableVideoDiffusionPipeline:
             raise Cancelled(f"the generation was stopped behind {done}; no video was made.")
 
 
-def draw_noise(
-    shape: tuple[int, ...], generator: Generators, device: torch.device, dtype: torch.dtype
-) -> Float[Tensor, "b ..."]:
-    """Unit noise drawn on the generator's device: by one for the whole batch, or by one a sample.
-
-    Raises UsageError for a generator on another device, other than the CPU, than the one that is worked on.
-    """
-    each = generator if isinstance(generator, list) else [generator]
-    places = {device.type if one is None else one.device.type for one in each}
-    if not places <= {"cpu", device.type}:
-        raise UsageError(f"the generator is on {', '.join(sorted(places))}; expected one on cpu or {device.type}.")
-    rows = shape if len(each) == 1 else (1, *shape[1:])
-    drawn = [
-        torch.randn(rows, generator=one, device=device if one is None else one.device, dtype=dtype).to(device)
-        for one in each
-    ]
-    return torch.cat(drawn)
-
-
-def _ramp(low: float, high: float, frames: int) -> Float[Tensor, "1 t 1 1 1"]:
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise UsageError(f"guidance is {low} to {high}; expected finite numbers.")
-    return torch.linspace(low, high, frames).reshape(1, -1, 1, 1, 1)
-
-
-def _selected(callback: StepCallback | None, names: Sequence[str]) -> StepCallback | None:
-    """The callback, given nothing but the tensors of these names."""
-    if callback is None:
-        return None
-    return lambda pipe, step, timestep, shown: callback(pipe, step, timestep, {name: shown[name] for name in names})
-
-
-def _channels(values: Sequence[float], like: Tensor) -> Float[Tensor, "3 1 1"]:
-    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
-
-
-def _of_weights(network: nn.Module) -> Tensor:
-    """A tensor with the network's device and precision, for networks of any kind."""
-    return next(network.parameters())
-
-
-def _uncompiled(component: Any) -> Any:
+def _uncompiled(component: Component) -> Component:
     """What torch.compile was given, or the component itself."""
     return component._orig_mod if isinstance(component, torch._dynamo.OptimizedModule) else component

@@ -23,9 +23,7 @@ class Seen:
     centre: tuple[float, float]
 
 
-def colour_mask(
-    frame: UInt8[np.ndarray, "h w 3"], colour: tuple[float, float, float]
-) -> Bool[np.ndarray, "h w"]:
+def colour_mask(frame: UInt8[np.ndarray, "h w 3"], colour: tuple[float, float, float]) -> Bool[np.ndarray, "h w"]:
     """Pixels whose chroma (CIELAB a, b) has the hue of `colour` (RGB in [0, 1]) and enough of its strength."""
     lab = cv2.cvtColor(np.ascontiguousarray(frame).astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     wanted = cv2.cvtColor(np.array([[colour]], np.float32), cv2.COLOR_RGB2LAB)[0, 0, 1:]

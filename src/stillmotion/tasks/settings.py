@@ -70,9 +70,9 @@ class GenerateSettings:
     frames: Annotated[int | None, Field(description="Number of frames.")] = None
     steps: Annotated[int | None, Field(description="Denoising steps.")] = None
     size: Annotated[Size | None, Field(description="Width and height of the video, as 1024x576.")] = None
-    fit: Annotated[
-        Literal["crop", "pad", "stretch"] | None, Field(description="How the image becomes that size.")
-    ] = None
+    fit: Annotated[Literal["crop", "pad", "stretch"] | None, Field(description="How the image becomes that size.")] = (
+        None
+    )
     fps: Annotated[float | None, Field(description="True rate of the motion, which the model is told.")] = None
     motion: Annotated[
         float | None, Field(description="Motion bucket: how much moves, 0 to 255, 127 in the middle.")
@@ -87,7 +87,9 @@ class GenerateSettings:
     guider: Annotated[GuiderName, Field(description="How guidance runs over the frames.")] = "linear"
     sampler: Annotated[Sampler, BeforeValidator(_kind), Field(description="The solver.")] = Euler()
     sigmas: Annotated[
-        Schedule | None, BeforeValidator(_schedule), Field(description="karras, ays, ddpm, or falling levels by commas.")
+        Schedule | None,
+        BeforeValidator(_schedule),
+        Field(description="karras, ays, ddpm, or falling levels by commas."),
     ] = None
     decoder: Annotated[Literal["temporal", "image"], Field(description="Decode across frames or each alone.")] = (
         "temporal"
@@ -98,9 +100,7 @@ class GenerateSettings:
     dtype: Annotated[DType, Field(description="Precision of the networks.")] = "auto"
     device: Annotated[str, Field(description="auto, cpu, cuda, cuda:1, mps.")] = "auto"
     offload: Annotated[Offload, Field(description="What waits in main memory while it is not needed.")] = "none"
-    play_fps: Annotated[
-        float | None, Field(description="How fast the file plays; by default at the true rate.")
-    ] = None
+    play_fps: Annotated[float | None, Field(description="How fast the file plays; by default at the true rate.")] = None
     count: Annotated[int, Field(description="Videos of each image, with seeds that count up.", ge=1, le=10_000)] = 1
     dry_run: Annotated[bool, Field(description="Print the plan and the expected time, and stop.")] = False
 

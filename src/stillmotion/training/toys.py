@@ -103,7 +103,7 @@ def render_clip(cfg: ToyConfig, seed: int) -> Clip:
 
 def motion_bucket(speed: float) -> float:
     """The bucket of a motion score in frame heights a second."""
-    return min(255.0, round(255 * speed / FULL_SCALE_SPEED))
+    return float(min(255, round(255 * speed / FULL_SCALE_SPEED)))
 
 
 def motion_speed(cfg: ToyConfig, scene: Scene) -> float:

@@ -1,0 +1,65 @@
+"""The arguments of one call of the pipeline, and what is refused before any work starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import UsageError
+from ..pipelines.image_to_video import MAX_FRAMES
+from .generation import Generators
+from .media import Picture
+
+# Called with the pipeline, the step's index, what the network read of its noise level, and the tensors asked for.
+StepCallback = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Request:
+    """The checked arguments of one call."""
+
+    pictures: list[Picture]
+    height: int
+    width: int
+    frames: int
+    steps: int
+    sigmas: list[float] | None
+    numbers: tuple[float, float, float]  # fps, motion bucket, noise augmentation
+    chunk: int
+    videos_per_image: int
+    generator: Generators
+    latents: Tensor | None
+    callback: StepCallback | None
+
+    @property
+    def videos(self) -> int:
+        """How many videos come out."""
+        return len(self.pictures) * self.videos_per_image
+
+
+def check_request(request: Request, latents_shape: tuple[int, ...]) -> None:
+    """Raise UsageError for numbers out of range, and for generators or latents that do not fit the videos."""
+    if not 1 <= request.frames <= MAX_FRAMES:
+        raise UsageError(f"num_frames is {request.frames}; expected 1 to {MAX_FRAMES}.")
+    for name, count in {"decode_chunk_size": request.chunk, "num_videos_per_prompt": request.videos_per_image}.items():
+        if count < 1:
+            raise UsageError(f"{name} is {count}; expected at least 1.")
+    for name, value in zip(("fps", "motion_bucket_id", "noise_aug_strength"), request.numbers, strict=True):
+        if not math.isfinite(value):
+            raise UsageError(f"{name} is {value}; expected a finite number.")
+    if isinstance(request.generator, list) and len(request.generator) != request.videos:
+        given = len(request.generator)
+        raise UsageError(f"there are {given} generators for {request.videos} videos; expected one a video.")
+    if request.latents is not None and tuple(request.latents.shape) != latents_shape:
+        raise UsageError(f"the latents have the shape {tuple(request.latents.shape)}; expected {latents_shape}.")
+
+
+def selected(callback: StepCallback | None, names: Sequence[str]) -> StepCallback | None:
+    """The callback, given nothing but the tensors of these names."""
+    if callback is None:
+        return None
+    return lambda pipe, step, timestep, shown: callback(pipe, step, timestep, {name: shown[name] for name in names})

@@ -1,0 +1,264 @@
+"""The command line as a person uses it: real processes, real files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stillmotion.media.video import read_video
+
+ROOT = Path(__file__).parents[2]
+ROCKET = ROOT / "examples" / "rocket.jpg"
+QUICK = ("--steps", "1", "--frames", "3", "--size", "64x64", "--dtype", "float32")
+
+
+def stillmotion(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "stillmotion", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=os.environ | environment,
+        timeout=300,
+    )
+
+
+def refused(result: subprocess.CompletedProcess[str], code: int, *said: str) -> None:
+    """The command ended with `code` and one sentence that says all of `said`."""
+    assert result.returncode == code, result.stderr
+    assert "Traceback" not in result.stderr
+    sentences = [line for line in result.stderr.splitlines() if line.strip()]
+    assert len(sentences) == 1, result.stderr
+    for part in said:
+        assert part in result.stderr, result.stderr
+
+
+def leftovers(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_photograph_becomes_an_mp4(tmp_path: Path) -> None:
+    result = stillmotion("generate", ROCKET, "-o", tmp_path / "out.mp4", *QUICK, "--play-fps", "10", "--fps", "6")
+    assert result.returncode == 0, result.stderr
+    assert "out.mp4" in result.stdout and "denoise" in result.stdout and "Try next" in result.stdout
+    video = read_video(tmp_path / "out.mp4")
+    assert video.frames.shape == (3, 64, 64, 3) and video.fps == 10
+    assert leftovers(tmp_path) == ["out.mp4"]
+
+
+def test_a_folder_is_animated_in_sorted_order_with_seeds_that_count_up(tmp_path: Path) -> None:
+    images = tmp_path / "in"
+    images.mkdir()
+    for name in ("b.png", "a.jpg"):
+        Image.new("RGB", (50, 40), (200, 30, 30)).save(images / name)
+    (images / "notes.txt").write_text("not an image")
+    result = stillmotion("generate", images, "-o", tmp_path / "out", *QUICK, "--seed", "5", "--count", "2")
+    assert result.returncode == 0, result.stderr
+    expected = ["a-seed5.mp4", "a-seed6.mp4", "b-seed7.mp4", "b-seed8.mp4"]
+    assert leftovers(tmp_path / "out") == expected
+    single = stillmotion("generate", images / "b.png", "-o", tmp_path / "alone.mp4", *QUICK, "--seed", "7")
+    assert single.returncode == 0, single.stderr
+    alone, among = read_video(tmp_path / "alone.mp4"), read_video(tmp_path / "out" / "b-seed7.mp4")
+    assert np.array_equal(alone.frames, among.frames)
+
+
+def test_the_same_seed_gives_the_same_bytes_in_a_fresh_process_and_another_seed_does_not(tmp_path: Path) -> None:
+    digests = []
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        result = stillmotion("generate", ROCKET, "-o", tmp_path / f"{name}.mp4", *QUICK, "--seed", seed)
+        assert result.returncode == 0, result.stderr
+        digests.append(hashlib.sha256((tmp_path / f"{name}.mp4").read_bytes()).hexdigest())
+    assert digests[0] == digests[1] != digests[2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--sampler", "heun"),
+        ("--sampler", "euler-ancestral"),
+        ("--sampler", "dpmpp-2s-ancestral"),
+        ("--sampler", "dpmpp-2m"),
+        ("--sampler", "lms"),
+        ("--guider", "triangle", "--guidance", "1:2"),
+        ("--guider", "trapezoid"),
+        ("--guider", "constant"),
+        ("--guider", "none"),
+        ("--sigmas", "ays"),
+        ("--sigmas", "ddpm"),
+        ("--sigmas", "700,20,1"),
+        ("--decoder", "image"),
+        ("--chunk", "2"),
+        ("--dtype", "bfloat16"),
+        ("--offload", "model"),
+        ("--offload", "sequential"),
+        ("--fit", "pad"),
+        ("--fit", "stretch"),
+        ("--motion", "200", "--noise-aug", "0.1"),
+        ("--frames", "1"),
+        ("--size", "72x56"),
+    ],
+)
+def test_every_option_makes_a_video(option: tuple[str, ...], tmp_path: Path) -> None:
+    result = stillmotion("generate", ROCKET, "-o", tmp_path / "out.mp4", *QUICK, "--steps", "2", *option)
+    assert result.returncode == 0, result.stderr
+    assert len(read_video(tmp_path / "out.mp4").frames) == (1 if option[0] == "--frames" else 3)
+
+
+def test_a_dry_run_tells_the_plan_and_writes_nothing(tmp_path: Path) -> None:
+    result = stillmotion("generate", ROCKET, "--dry-run", "--motion", "180", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    for said in ("128x80", "motion_bucket: 180", "expected time", "25 model calls"):
+        assert said in result.stdout
+    assert leftovers(tmp_path) == []
+
+
+def huge_png(path: Path) -> None:
+    """144 megapixels of one bit in a few kilobytes."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    side = 12_000
+    header = side.to_bytes(4, "big") * 2 + bytes([1, 0, 0, 0, 0])
+    body = zlib.compress(bytes(side * (1 + side // 8)), 9)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b""))
+
+
+def test_wrong_images_are_refused_in_one_sentence_and_leave_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (tmp_path / "text.png").write_text("hello")
+    (tmp_path / "cut.jpg").write_bytes(ROCKET.read_bytes()[:40_000])
+    (tmp_path / "empty").mkdir()
+    huge_png(tmp_path / "huge.png")
+    refused(stillmotion("generate", tmp_path / "none.jpg", "-o", out), 2, "none.jpg", "does not exist")
+    refused(stillmotion("generate", tmp_path / "empty", "-o", out), 2, "empty", "image")
+    for name in ("text.png", "cut.jpg", "huge.png"):
+        refused(stillmotion("generate", tmp_path / name, "-o", out, *QUICK), 1, name)
+    assert not out.exists() or leftovers(out) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--frames", "0"), "frames"),
+        (("--frames", "many"), "frames"),
+        (("--steps", "-1"), "steps"),
+        (("--guidance", "nan:2"), "guidance"),
+        (("--guidance", "3"), "guidance"),
+        (("--motion", "-5"), "motion"),
+        (("--fps", "0"), "fps"),
+        (("--size", "100x100"), "multiples of 8"),
+        (("--size", "wide"), "size"),
+        (("--sampler", "magic"), "sampler"),
+        (("--sigmas", "1,2,3"), "falling"),
+        (("--seed", "-1"), "seed"),
+        (("--device", "abacus"), "abacus"),
+        (("--model", "no-such-model"), "no-such-model"),
+        (("--chunk", "0"), "chunk"),
+        (("--play-fps", "nan"), "fps"),
+    ],
+)
+@pytest.mark.slow
+def test_wrong_settings_are_refused_with_code_2(options: tuple[str, str], said: str, tmp_path: Path) -> None:
+    refused(stillmotion("generate", ROCKET, "-o", tmp_path / "out", *options), 2, said)
+    assert leftovers(tmp_path) == []
+
+
+def test_an_existing_file_is_never_overwritten(tmp_path: Path) -> None:
+    target = tmp_path / "mine.mp4"
+    target.write_text("precious")
+    refused(stillmotion("generate", ROCKET, "-o", target, *QUICK), 2, "mine.mp4", "exists")
+    assert target.read_text() == "precious"
+
+
+def test_one_bad_image_does_not_stop_the_others(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("hello")
+    shutil.copy(ROCKET, tmp_path / "b.jpg")
+    result = stillmotion("generate", tmp_path, "-o", tmp_path / "out", *QUICK)
+    assert result.returncode == 1
+    assert "a.png" in result.stdout and "b-seed1.mp4" in result.stdout
+    assert leftovers(tmp_path / "out") == ["b-seed1.mp4"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_an_unwritable_folder_is_refused_before_any_work(tmp_path: Path) -> None:
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=0o555)
+    started = time.monotonic()
+    result = subprocess.run(
+        [sys.executable, "-c", _AS_NOBODY, str(ROCKET), str(folder)], capture_output=True, text=True, timeout=120
+    )
+    refused(result, 1, "locked", "may not write")
+    assert leftovers(folder) == [] and time.monotonic() - started < 60
+
+
+# The interpreter may lie where another user cannot read, so everything is imported before becoming one.
+_AS_NOBODY = """
+import os, sys
+import stillmotion.cli.generate
+from stillmotion.cli import main
+main(["generate", "--help"])
+os.seteuid(65534)
+sys.exit(main(["generate", sys.argv[1], "-o", sys.argv[2], "--steps", "1"]))
+"""
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
+    def limited() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
+
+    result = subprocess.run(
+        [sys.executable, "-m", "stillmotion", "generate", ROCKET, "-o", tmp_path / "out", *QUICK],
+        capture_output=True,
+        text=True,
+        preexec_fn=limited,
+        timeout=120,
+    )
+    refused(result, 1, "cannot be written")
+    assert leftovers(tmp_path / "out") == []
+
+
+def test_ctrl_c_ends_at_once_and_leaves_nothing(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "stillmotion", "generate", ROCKET, "-o", tmp_path / "out", "--steps", "1000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "out").exists() or not leftovers(tmp_path / "out"):
+        assert time.monotonic() < deadline, "the run never reserved its file"
+        time.sleep(0.1)
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    started = time.monotonic()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Stopped" in errors and "Traceback" not in errors
+    assert time.monotonic() - started < 15
+    assert leftovers(tmp_path / "out") == []
+
+
+def test_two_runs_into_one_folder_never_share_a_name(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "stillmotion", "generate", str(ROCKET), "-o", str(tmp_path), *QUICK]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
+    assert [process.wait(timeout=120) for process in both] == [0, 0]
+    for process in both:
+        process.communicate()
+    assert leftovers(tmp_path) == ["rocket-seed0-2.mp4", "rocket-seed0.mp4"]
+    first, second = (read_video(tmp_path / name) for name in leftovers(tmp_path))
+    assert np.array_equal(first.frames, second.frames)
