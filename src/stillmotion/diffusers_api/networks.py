@@ -1,4 +1,7 @@
-"""The U-Net and the autoencoder under diffusers' names, arguments and calls."""
+"""The U-Net and the autoencoder under diffusers' names, arguments and calls.
+
+Their calls are not those of the networks that they extend, so that they fit our other pipelines no more.
+"""
 
 from __future__ import annotations
 
@@ -206,7 +209,7 @@ class UNetSpatioTemporalConditionModel(UNet):
     def disable_xformers_memory_efficient_attention(self) -> None:
         """Accepted, and changes nothing."""
 
-    def forward(
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         sample: Float[Tensor, "b t c h w"],
         timestep: Tensor | float | int,
@@ -310,14 +313,14 @@ class AutoencoderKLTemporalDecoder(Autoencoder):
         """How many numbers the network consists of."""
         return _count(self, only_trainable)
 
-    def encode(
+    def encode(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, x: Float[Tensor, "n c h w"], return_dict: bool = True
     ) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
         """The distribution of the unscaled latents of images in [-1, 1]."""
         latent_dist = DiagonalGaussianDistribution(super().encode(x[:, None]))
         return AutoencoderKLOutput(latent_dist=latent_dist) if return_dict else (latent_dist,)
 
-    def decode(
+    def decode(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, z: Float[Tensor, "n c h w"], num_frames: int, return_dict: bool = True
     ) -> DecoderOutput | tuple[Float[Tensor, "n c2 h2 w2"]]:
         """Frames of unscaled latents, of which each `num_frames` in a row are one video.
@@ -329,7 +332,7 @@ class AutoencoderKLTemporalDecoder(Autoencoder):
         frames = super().decode(z.unflatten(0, (-1, num_frames))).flatten(0, 1)
         return DecoderOutput(sample=frames) if return_dict else (frames,)
 
-    def forward(
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         sample: Float[Tensor, "n c h w"],
         sample_posterior: bool = False,

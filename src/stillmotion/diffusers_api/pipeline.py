@@ -164,13 +164,12 @@ class StableVideoDiffusionPipeline:
         extractor = layout.FEATURE_EXTRACTOR
         if folder is not None and (folder / "feature_extractor" / "preprocessor_config.json").exists():
             extractor = pretrained.read_document(folder / "feature_extractor" / "preprocessor_config.json")
-        if norm_eps is None:
-            saved = {} if folder is None else pretrained.read_document(folder / "unet" / "config.json")
-            norm_eps = saved.get("norm_eps", "original")
+        saved = {} if folder is None else pretrained.read_document(folder / "unet" / "config.json")
+        eps: NormEps = saved.get("norm_eps", "original") if norm_eps is None else norm_eps
         made = cls(
             vae=as_autoencoder(components.autoencoder, layout.autoencoder_document(components.autoencoder.cfg)),
             image_encoder=components.image_encoder,
-            unet=as_unet(components.unet, norm_eps, layout.unet_document(components.unet.cfg)),
+            unet=as_unet(components.unet, eps, layout.unet_document(components.unet.cfg)),
             scheduler=EulerDiscreteScheduler.from_config(settings),
             feature_extractor=transformers.CLIPImageProcessor.from_dict(dict(extractor)),
         )

@@ -147,17 +147,15 @@ class EulerDiscreteScheduler:
         sigmas: taken as they are. The last is where the steps end, so that n + 1 levels are n steps, and only a list
         that ends with 0 ends without noise. Raises UsageError unless exactly one of the three is given.
         """
-        given = [value for value in (num_inference_steps, timesteps, sigmas) if value is not None]
-        if len(given) != 1:
-            raise UsageError(
-                f"{len(given)} of num_inference_steps, timesteps and sigmas are given; expected exactly one."
-            )
+        given = sum(value is not None for value in (num_inference_steps, timesteps, sigmas))
+        if given != 1:
+            raise UsageError(f"{given} of num_inference_steps, timesteps and sigmas are given; expected exactly one.")
         training = self._training_sigmas()
         if sigmas is not None:
             levels = np.asarray(sigmas, dtype=np.float64)
             steps = _nearest_steps(levels[:-1].astype(np.float32), training)
         else:
-            steps = self._spaced(num_inference_steps) if timesteps is None else self._given(timesteps)
+            steps = self._spaced(num_inference_steps or 0) if timesteps is None else self._given(timesteps)
             body = self._levels(steps, training)
             if self.config.use_karras_sigmas or self.config.use_exponential_sigmas:
                 steps = _nearest_steps(body, training)
@@ -168,8 +166,7 @@ class EulerDiscreteScheduler:
 
     def scale_model_input(self, sample: Tensor, timestep: float | Tensor) -> Tensor:
         """Latents as the network takes them, of unit deviation. The first call finds the step of `timestep`."""
-        self._begin(timestep)
-        return sample / ((self.sigmas[self._step_index] ** 2 + 1) ** 0.5)
+        return sample / ((self.sigmas[self._current(timestep)] ** 2 + 1) ** 0.5)
 
     def step(
         self,
@@ -189,8 +186,7 @@ class EulerDiscreteScheduler:
         """
         if isinstance(timestep, int) or (isinstance(timestep, Tensor) and not timestep.is_floating_point()):
             raise UsageError(f"timestep is {timestep}, an index; expected one of scheduler.timesteps.")
-        self._begin(timestep)
-        index = self._step_index
+        index = self._current(timestep)
         if index + 1 >= len(self.sigmas):
             raise UsageError(f"all {index} steps were taken; expected set_timesteps before another.")
         sigma, below = self.sigmas[index], self.sigmas[index + 1]
@@ -266,10 +262,12 @@ class EulerDiscreteScheduler:
             return np.exp(np.linspace(math.log(high), math.log(low), count))
         return levels
 
-    def _begin(self, timestep: float | Tensor) -> None:
+    def _current(self, timestep: float | Tensor) -> int:
+        """The step to take; the first call finds it by its timestep, unless it was set."""
         if self._step_index is None:
             begin = self._begin_index
             self._step_index = self.index_for_timestep(timestep) if begin is None else begin
+        return self._step_index
 
     def _indices(self, timesteps: Tensor) -> list[int]:
         if self._begin_index is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -18,7 +20,7 @@ def flow(frames: UInt8[np.ndarray, "t h w 3"]) -> Float[np.ndarray, "t2 h w 2"]:
         raise UsageError(f"the video has {len(frames)} frame(s); expected at least 2 to measure motion.")
     method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     grey = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in frames]
-    fields = [method.calc(a, b, np.zeros((*a.shape, 2), np.float32)) for a, b in zip(grey, grey[1:], strict=False)]
+    fields = [method.calc(a, b, np.zeros((*a.shape, 2), np.float32)) for a, b in pairwise(grey)]
     return np.stack(fields)
 
 
