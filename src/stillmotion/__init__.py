@@ -48,7 +48,25 @@ _HOMES = {
     "load": "checkpoints.load",
     "load_image": "diffusers_api",
 }
-__all__ = sorted(_HOMES)
+__all__ = [
+    "AutoencoderKLTemporalDecoder",
+    "ConvertSettings",
+    "EulerDiscreteScheduler",
+    "GenerateSettings",
+    "Placement",
+    "StableVideoDiffusionPipeline",
+    "StableVideoDiffusionPipelineOutput",
+    "Stage",
+    "StillmotionError",
+    "UNetSpatioTemporalConditionModel",
+    "VideoSettings",
+    "animate",
+    "convert",
+    "export_to_video",
+    "generate",
+    "load",
+    "load_image",
+]
 
 
 def __getattr__(name: str) -> Any:

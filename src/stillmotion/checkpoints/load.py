@@ -308,4 +308,5 @@ def _finished(components: Components) -> Components:
 def _fill_buffers(image_encoder: CLIPVisionModelWithProjection) -> None:
     """transformers keeps the positions 0, 1, 2, ... in a buffer that no checkpoint holds."""
     embeddings = image_encoder.vision_model.embeddings
-    embeddings.position_ids = torch.arange(embeddings.position_ids.shape[-1])[None]
+    positions = torch.arange(embeddings.position_ids.shape[-1])[None]
+    embeddings.register_buffer("position_ids", positions, persistent=False)

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..models.autoencoder import AutoencoderConfig
+from ..models.autoencoder import Autoencoder, AutoencoderConfig
 from ..models.components import Components
 from ..models.image_encoder import ImageEncoderConfig
 from ..models.unet import UNetConfig
@@ -114,7 +114,7 @@ def export(components: Components, image_encoder: ImageEncoderConfig) -> dict[st
     return named
 
 
-def _first_stage_encoder(autoencoder: nn.Module) -> dict[str, tuple[Tensor, ...]]:
+def _first_stage_encoder(autoencoder: Autoencoder) -> dict[str, tuple[Tensor, ...]]:
     tensors = {f"encoder.{name}": value for name, value in autoencoder.encoder.state_dict().items()}
     table = _encoder(autoencoder.cfg, f"{FIRST_STAGE}.encoder")
     if autoencoder.cfg.decoder == "image":
@@ -123,9 +123,10 @@ def _first_stage_encoder(autoencoder: nn.Module) -> dict[str, tuple[Tensor, ...]
     return Rules(table).export(tensors | _folded(autoencoder))
 
 
-def _folded(autoencoder: nn.Module) -> dict[str, Tensor]:
+def _folded(autoencoder: Autoencoder) -> dict[str, Tensor]:
     """conv_out followed by the 1x1 quant_conv, as one convolution: W = Wq Wc, b = Wq bc + bq."""
     conv, quant = autoencoder.encoder.conv_out, autoencoder.quant_conv
+    assert conv.bias is not None and quant.bias is not None
     mix = quant.weight[:, :, 0, 0].detach().double()
     weight = torch.einsum("oi,ichw->ochw", mix, conv.weight.detach().double())
     bias = mix @ conv.bias.detach().double() + quant.bias.detach().double()

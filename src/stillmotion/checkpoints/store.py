@@ -161,7 +161,7 @@ def _order(tensors: Mapping[str, Sequence[Tensor]], dtype: torch.dtype | None) -
 
 
 def _raw(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _stored_dtype(tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype:

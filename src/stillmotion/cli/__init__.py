@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
-import typer
 import typer.core
 from typer.main import get_command
 
 from ..errors import StillmotionError, UsageError
+
+# typer does not export the context that its groups are given, nor the formatter.
+Context = Formatter = Any
 
 # Command, its module, and its line in the overview.
 COMMANDS = {
@@ -24,16 +26,16 @@ COMMANDS = {
 class _Overview(typer.core.TyperGroup):
     """Knows every command's name and line without importing it."""
 
-    def list_commands(self, ctx: typer.Context) -> list[str]:
+    def list_commands(self, ctx: Context) -> list[str]:
         return list(COMMANDS)
 
-    def get_command(self, ctx: typer.Context, cmd_name: str) -> typer.core.TyperCommand | None:
+    def get_command(self, ctx: Context, cmd_name: str) -> typer.core.TyperCommand | None:
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f".{COMMANDS[cmd_name][0]}", __name__)
-        return get_command(module.app)
+        return cast(typer.core.TyperCommand, get_command(module.app))
 
-    def format_commands(self, ctx: typer.Context, formatter: Any) -> None:
+    def format_commands(self, ctx: Context, formatter: Formatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 

@@ -14,7 +14,7 @@ import urllib.request
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import IO, Literal, get_args
 
 import numpy as np
 import torch
@@ -223,14 +223,14 @@ def _check_bytes(size: int, name: str) -> None:
         raise MediaError(f"{name} has {size / 1024**2:.0f} MiB; expected an image of at most {limit} MiB.")
 
 
-def _decode(file: io.BufferedIOBase, name: str, at_least: tuple[int, int] | None) -> Image.Image:
+def _decode(file: IO[bytes], name: str, at_least: tuple[int, int] | None) -> Image.Image:
     try:
         with _open(file) as image:
             if image.width * image.height > MAX_PIXELS:
                 size = f"{image.width}x{image.height}"
                 raise MediaError(f"{name} has {size} pixels; expected at most {MAX_PIXELS // 10**6} megapixels.")
             if at_least is not None and image.format in ("JPEG", "MPO"):
-                image.draft(None, at_least[::-1] if _orientation(image) >= 5 else at_least)
+                image.draft(None, (at_least[1], at_least[0]) if _orientation(image) >= 5 else at_least)
             return _upright_rgb(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # the latter where warnings are errors
         raise MediaError(f"{name} is too large; expected at most {MAX_PIXELS // 10**6} megapixels.") from None
@@ -238,7 +238,7 @@ def _decode(file: io.BufferedIOBase, name: str, at_least: tuple[int, int] | None
         raise MediaError(f"{name} cannot be decoded: {_reason(error)}; {EXPECTED}.") from None
 
 
-def _open(file: io.BufferedIOBase) -> Image.Image:
+def _open(file: IO[bytes]) -> Image.Image:
     # Pillow warns from 89 megapixels on, which photos of 100 have: MAX_PIXELS is checked instead. Its other warnings
     # here announce the error that follows.
     with _OPEN_LOCK, warnings.catch_warnings():
@@ -314,14 +314,14 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 def _convert_profile(image: Image.Image, profile: bytes) -> Image.Image:
-    source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-    space = source.profile.xcolor_space.strip()
+    opened = ImageCms.core.profile_frombytes(profile)
+    space = opened.xcolor_space.strip()
     if space == "RGB" and image.mode == "L":
         image = image.convert("RGB")  # a grey image with the profile of a colour one: common, and well defined
     if {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}.get(space) != image.mode:
         raise ValueError(f"a profile for {space} on an image of mode {image.mode}")
     target = ImageCms.createProfile("sRGB")
-    converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
+    converted = ImageCms.profileToProfile(image, ImageCms.ImageCmsProfile(opened), target, outputMode="RGB")
     if converted is None:
         raise ValueError("the profile gave no image")
     return converted
@@ -394,7 +394,8 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     max_redirections = MAX_REDIRECTS
     max_repeats = MAX_REDIRECTS
 
-    def redirect_request(self, *arguments):
+    # Handed on as they come.
+    def redirect_request(self, *arguments):  # pyright: ignore[reportIncompatibleMethodOverride]
         request = super().redirect_request(*arguments)
         if request is not None and request.type not in ("http", "https"):
             raise urllib.error.URLError(f"it redirects to the scheme {request.type}")

@@ -10,11 +10,15 @@ import struct
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
 from av.codec.context import Flags as CodecFlags
+from av.container import InputContainer, OutputContainer
 from av.container.core import Flags as ContainerFlags
+from av.error import FFmpegError
+from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation, VideoReformatter
 from jaxtyping import UInt8
@@ -80,10 +84,11 @@ def write_video(
     with atomic_path(path, overwrite) as temporary:
         try:
             _encode(temporary, frames, rate, quality_crf, metadata or {})
-        except av.FFmpegError as error:
+        except FFmpegError as error:
             # A number of the system is the disk's, for which atomic_path has the sentence; EINVAL is the encoder's.
-            if error.errno in errno.errorcode and error.errno != errno.EINVAL:
-                raise OSError(error.errno, os.strerror(error.errno)) from None
+            code = error.errno
+            if code is not None and code in errno.errorcode and code != errno.EINVAL:
+                raise OSError(code, os.strerror(code)) from None
             raise MediaError(f"{path} cannot be encoded: {error.strerror}; nothing was left behind.") from None
 
 
@@ -107,13 +112,13 @@ def read_video(path: Path, max_frames: int | None = None) -> Video:
         options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
         with av.open(f"file:{path}", options=options) as container:
             return _decode(container, path, max_frames)
-    except (av.FFmpegError, OSError, UnicodeError, ValueError) as error:
+    except (FFmpegError, OSError, UnicodeError, ValueError) as error:
         reason = _reason(error)
         raise MediaError(f"{path} cannot be decoded: {reason}; expected a whole video.") from None
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, (av.FFmpegError, OSError)):
+    if isinstance(error, (FFmpegError, OSError)):
         # EINVAL is what ffmpeg says of a format that it knows and CONTAINERS leaves out.
         return "its format is not among those allowed" if error.errno == errno.EINVAL else str(error.strerror)
     return str(error)
@@ -152,9 +157,7 @@ def _encode(path: Path, frames: np.ndarray, rate: Fraction, quality_crf: int, me
         container.mux(stream.encode(None))
 
 
-def _add_stream(
-    container: av.container.OutputContainer, frames: np.ndarray, rate: Fraction, quality_crf: int
-) -> av.VideoStream:
+def _add_stream(container: OutputContainer, frames: np.ndarray, rate: Fraction, quality_crf: int) -> av.VideoStream:
     _, height, width, _ = frames.shape
     stream = container.add_stream("libx264", rate=rate, options={"crf": str(quality_crf), "preset": "medium"})
     context = stream.codec_context
@@ -185,9 +188,9 @@ def _to_yuv(reformatter: VideoReformatter, pixels: UInt8[np.ndarray, "h w 3"]) -
     return frame
 
 
-def _decode(container: av.container.InputContainer, path: Path, max_frames: int | None) -> Video:
+def _decode(container: InputContainer, path: Path, max_frames: int | None) -> Video:
     stream = container.streams.best("video")
-    if stream is None or stream.codec_context is None:
+    if not isinstance(stream, av.VideoStream) or stream.codec_context is None:
         raise MediaError(f"{path} has no video stream of a known codec; expected a video.")
     stream.thread_type = "AUTO"
     width, height = stream.codec_context.width, stream.codec_context.height
@@ -211,9 +214,7 @@ def _decode(container: av.container.InputContainer, path: Path, max_frames: int 
     return Video(np.stack(frames), _frames_per_second(stream, times, path), dict(container.metadata))
 
 
-def _decoded_frames(
-    container: av.container.InputContainer, stream: av.VideoStream, path: Path
-) -> Iterator[av.VideoFrame]:
+def _decoded_frames(container: InputContainer, stream: av.VideoStream, path: Path) -> Iterator[av.VideoFrame]:
     # ffmpeg fills what is missing with grey and goes on; a file that was cut off is refused instead.
     cut_off = MediaError(f"{path} is damaged or was cut off; expected a whole video.")
     packets = 0
@@ -262,7 +263,7 @@ def _turn(pixels: UInt8[np.ndarray, "h w 3"], frame: av.VideoFrame) -> UInt8[np.
     Only quarter turns and mirrors, which is all that cameras write; another angle goes to the nearest. Source:
     libavutil/display.h.
     """
-    matrix = frame.side_data.get(SideDataType.DISPLAYMATRIX)
+    matrix = cast(SideDataContainer, frame.side_data).get(SideDataType.DISPLAYMATRIX)  # PyAV's stub knows other keys
     if matrix is None:
         return pixels
     a, b, _, c, d = struct.unpack("=9i", bytes(matrix))[:5]

@@ -126,7 +126,7 @@ def batch_of_frames(cfg: AutoencoderTraining, step: int) -> Float[Tensor, "b 1 c
     """One random frame each of scenes that no other step sees."""
     toys = dataclasses.replace(cfg.toys, frames=1, objects=(1, 6))
     first = step * cfg.loop.batch_size
-    frames = [_mirrored(render_clip(toys, first + i).frames, first + i) for i in range(cfg.loop.batch_size)]
+    frames = [_recoloured(render_clip(toys, first + i).frames, first + i) for i in range(cfg.loop.batch_size)]
     return torch.stack(frames)
 
 
@@ -137,11 +137,11 @@ def batch_of_clips(cfg: AutoencoderTraining, step: int) -> Float[Tensor, "b t c 
     return torch.stack([render_clip(toys, first + i).frames for i in range(cfg.loop.batch_size)])
 
 
-def _mirrored(frames: Tensor, seed: int) -> Tensor:
-    """Half of the frames with inverted brightness or swapped channels, so that colours beyond the palette occur."""
-    choice = seed % 4
-    if choice == 1:
-        return -frames
-    if choice == 3:
-        return frames.roll(1 + seed // 4 % 2, dims=1)
-    return frames
+def _recoloured(frames: Float[Tensor, "t c h w"], seed: int) -> Float[Tensor, "t c h w"]:
+    """Half of the scenes in colours beyond the palette: channels mixed at random, sometimes inverted."""
+    if seed % 2:
+        return frames
+    draw = torch.Generator().manual_seed(seed)
+    mixing = 0.5 * torch.eye(3) + 0.5 * torch.randn(3, 3, generator=draw)
+    shift = 0.3 * torch.randn(3, generator=draw)
+    return (torch.einsum("dc,tchw->tdhw", mixing, frames) + shift[:, None, None]).clamp(-1, 1)
