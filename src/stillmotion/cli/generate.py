@@ -20,6 +20,7 @@ def run(settings: GenerateSettings) -> int:
     made = None
     with Terminal() as terminal:
         for made in generate(settings, terminal):
+            terminal.clear()
             _print_made(made)
             failures += made.error is not None
     if made is not None and not failures:

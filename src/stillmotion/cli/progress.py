@@ -39,7 +39,15 @@ class Terminal:
             _Rate(),
             TimeRemainingColumn(),
         )
-        self._bars = Bars(*columns, console=console, transient=True, disable=not console.is_terminal)
+        # Results go to standard output past the bars, which would otherwise take them to standard error.
+        self._bars = Bars(
+            *columns,
+            console=console,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+            disable=not console.is_terminal,
+        )
         self._stage: str | None = None
         self._task = None
 
@@ -50,10 +58,16 @@ class Terminal:
     def __exit__(self, *exception: object) -> None:
         self._bars.stop()
 
+    def clear(self) -> None:
+        """Take the bar away, so that a line can be printed where it was."""
+        if self._task is not None:
+            self._bars.remove_task(self._task)
+            self._bars.refresh()
+        self._task, self._stage = None, None
+
     def __call__(self, event: Progress) -> None:
         if event.stage != self._stage or event.done == 0:
-            if self._task is not None:
-                self._bars.remove_task(self._task)
+            self.clear()
             self._task = self._bars.add_task(event.stage, total=event.total)
             self._stage = event.stage
         if self._task is not None:

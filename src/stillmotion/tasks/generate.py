@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..checkpoints.load import Loaded, load
-from ..errors import StillmotionError, UsageError
+from ..errors import Cancelled, StillmotionError, UsageError
 from ..events import Progress, Watch, unwatched
 from ..files import explained, unused_path
 from ..media.images import find_images, fit, read_image, to_pixels, to_uint8
@@ -97,7 +97,7 @@ def _make(
             write_video(target, to_uint8(frames[0]), settings.play_fps or video.fps, overwrite=True)
             clock(Progress("write", 1, 1))
         return Made(image, seed, target, clock.seconds)
-    except UsageError:
+    except (UsageError, Cancelled):
         raise
     except StillmotionError as error:
         if settings.count == 1 and str(image) == settings.image:

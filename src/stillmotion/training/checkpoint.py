@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -30,12 +31,12 @@ def save(folder: Path, step: int, modules: Mapping[str, nn.Module], ema: Ema, op
 def restore(folder: Path, modules: Mapping[str, nn.Module], ema: Ema, optimizer: Optimizer) -> int:
     """Put a saved state back and return how many steps it has behind it; 0 where there is none.
 
-    Raises TrainingError when the state belongs to another model.
+    Raises TrainingError when the state belongs to another model or is damaged.
     """
     path = Path(folder) / "state.safetensors"
     if not path.exists():
         return 0
-    tensors = load_file(path)
+    tensors = _read(path)
     step = saved_step(path)
     parameters = named_parameters(modules)
     wanted = {f"{WEIGHTS}.{name}": p.shape for name, p in parameters.items()}
@@ -67,7 +68,14 @@ def averages(folder: Path, module_name: str) -> dict[str, Tensor]:
     if not path.exists():
         raise TrainingError(f"{folder} holds no training state; expected {path.name}.")
     prefix = f"{AVERAGES}.{module_name}."
-    return {key.removeprefix(prefix): v for key, v in load_file(path).items() if key.startswith(prefix)}
+    return {key.removeprefix(prefix): v for key, v in _read(path).items() if key.startswith(prefix)}
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise TrainingError(f"{path} cannot be read ({error}); expected a whole training state. Remove it.") from None
 
 
 def _moments(optimizer: Optimizer) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from pathlib import Path
 
 import torch
@@ -109,12 +110,15 @@ def batch_rows(cfg: VideoTraining, clips: int, step: int) -> Tensor:
 
 
 def encode_clips(cfg: VideoTraining, autoencoder: Autoencoder, folder: Path, watch: Watch = unwatched) -> EncodedClips:
-    """Render and encode the data set once, in files of a hundred clips that a killed run keeps."""
-    parts = []
+    """Render and encode the data set once, in files of a hundred clips that a killed run keeps.
+
+    A file's name holds a digest of the scenes' settings and of the encoder, so that none is taken for another's.
+    """
+    parts, digest = [], _digest(cfg, autoencoder)
     for first in range(0, cfg.clips, CLIPS_A_FILE):
-        path = Path(folder) / f"clips-{cfg.first_seed + first}.safetensors"
+        seeds = range(cfg.first_seed + first, cfg.first_seed + min(first + CLIPS_A_FILE, cfg.clips))
+        path = Path(folder) / f"clips-{digest}-{seeds.start}-{len(seeds)}.safetensors"
         if not path.exists():
-            seeds = range(cfg.first_seed + first, cfg.first_seed + min(first + CLIPS_A_FILE, cfg.clips))
             with atomic_path(path) as temporary:
                 save_file(_encode(cfg, autoencoder, seeds), temporary)
         parts.append(load_file(path))
@@ -144,6 +148,14 @@ def _encode(cfg: VideoTraining, autoencoder: Autoencoder, seeds: range) -> dict[
         "fps": torch.tensor([clip.fps for clip in clips]),
         "motion_bucket": torch.tensor([clip.motion_bucket for clip in clips]),
     }
+
+
+def _digest(cfg: VideoTraining, autoencoder: Autoencoder) -> str:
+    """Eight hexadecimal digits that change with the scenes' settings, the latents' scale or the encoder's weights."""
+    digest = hashlib.sha256(repr((cfg.toys, cfg.loop.precision, autoencoder.cfg.scaling_factor)).encode())
+    for parameter in (*autoencoder.encoder.parameters(), *autoencoder.quant_conv.parameters()):
+        digest.update(parameter.detach().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:8]
 
 
 def _order(seed: int, clips: int, epoch: int) -> Tensor:

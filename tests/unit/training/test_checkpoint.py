@@ -71,3 +71,9 @@ def test_the_averages_of_one_module(tmp_path: Path) -> None:
     assert checkpoint.averages(tmp_path, "net") == {}
     with pytest.raises(TrainingError, match="holds no training state"):
         checkpoint.averages(tmp_path / "absent", "network")
+
+
+def test_a_damaged_state_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "state.safetensors").write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{}")
+    with pytest.raises(TrainingError, match="cannot be read"):
+        checkpoint.averages(tmp_path, "net")
