@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+from pathlib import Path
+
 from ..config import dump
 from ..tasks.generate import Made, Plan, generate, plan
 from ..tasks.settings import GenerateSettings
@@ -37,11 +41,18 @@ def _print_made(made: Made) -> None:
 
 
 def _print_hints(settings: GenerateSettings, made: Made) -> None:
+    again = f"{_program()} generate {shlex.quote(settings.image)}"
     print("Try next:")
-    print(f"  another take:  stillmotion generate {settings.image} --seed {made.seed + 1}")
-    print(f"  more motion:   stillmotion generate {settings.image} --motion 200")
+    print(f"  another take:  {again} --seed {made.seed + 1}")
+    print(f"  more motion:   {again} --motion 200")
     if settings.model == "tiny":
-        print(f"  full quality:  stillmotion generate {settings.image} --model svd-xt   (fetches 1.5 billion weights)")
+        print(f"  full quality:  {again} --model svd-xt   (fetches 1.5 billion weights)")
+
+
+def _program() -> str:
+    """How the user called us, so that the hints can be typed as they stand."""
+    called = Path(sys.argv[0])
+    return "python -m stillmotion" if called.name == "__main__.py" else str(called)
 
 
 def _print_plan(planned: Plan) -> None:

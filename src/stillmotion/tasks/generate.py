@@ -116,7 +116,8 @@ class _StageClock:
     def __call__(self, event: Progress) -> None:
         now = time.perf_counter()
         if event.done:
-            self.seconds[event.stage] = self.seconds.get(event.stage, 0.0) + now - self._last
+            stage = event.stage.split()[0]  # "load unet" and "load vae" are both loading
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
         self._last = now
         self._watch(event)
 
