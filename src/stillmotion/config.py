@@ -49,6 +49,12 @@ def parse(cls: type[T], tree: dict[str, Any], source: str = "the given settings"
         raise ConfigError(_explain(error, cls, source)) from None
 
 
+def checked(value: T) -> T:
+    """The same settings, validated: a constructor alone takes whatever it is given. Raises ConfigError."""
+    fields = dataclasses.fields(value)  # type: ignore[arg-type]
+    return parse(type(value), {field.name: getattr(value, field.name) for field in fields}, type(value).__name__)
+
+
 def to_tree(value: Any) -> dict[str, Any]:
     """The plain JSON-ready tree of a config, which `parse` turns back into an equal one."""
     return TypeAdapter(type(value)).dump_python(value, mode="json")

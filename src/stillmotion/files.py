@@ -76,6 +76,15 @@ def unused_path(folder: Path, stem: str, suffix: str) -> Path:
                 number += 1
 
 
+def check_writable(folder: Path) -> None:
+    """Raise StillmotionError unless this user may write in `folder`, or make it where it is missing. Makes nothing."""
+    place = Path(folder).absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK, effective_ids=True):
+        raise StillmotionError(f"{folder} cannot be written: this user may not write there; nothing was left behind.")
+
+
 def sha256(path: Path) -> str:
     """Hex digest of a file's bytes."""
     with Path(path).open("rb") as file:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ..checkpoints.load import load, save
-from ..config import config
+from ..config import checked, config
 from ..errors import UsageError
 from ..events import Watch, unwatched
 from ..placement import DTYPES
@@ -33,6 +33,7 @@ class ConvertSettings:
 
 def convert(settings: ConvertSettings, watch: Watch = unwatched) -> Path:
     """Write the checkpoint and return where it lies; what exists is never overwritten."""
+    settings = checked(settings)
     if settings.target.exists():
         raise UsageError(f"{settings.target} already exists; expected a free name.")
     dtype = DTYPES[settings.dtype] if settings.dtype else None

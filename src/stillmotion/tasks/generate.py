@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..checkpoints.load import Loaded, load
+from ..config import checked
 from ..errors import Cancelled, StillmotionError, UsageError
 from ..events import Progress, Watch, unwatched
-from ..files import explained, unused_path
+from ..files import check_writable, unused_path
 from ..media.images import find_images, fit, read_image, to_pixels, to_uint8
 from ..media.video import write_video
 from ..pipelines.image_to_video import VideoSettings, animate
@@ -52,6 +53,7 @@ class Made:
 
 def plan(settings: GenerateSettings, watch: Watch = unwatched) -> Plan:
     """What `generate` would do, without doing it: only the model's configuration is read where it is a preset."""
+    settings = checked(settings)
     images = tuple(find_images(settings.image))
     placement = _placement(settings)
     preset = PRESETS.get(settings.model) or _load(settings, placement, watch).preset
@@ -64,6 +66,7 @@ def generate(settings: GenerateSettings, watch: Watch = unwatched) -> Iterator[M
     A file that cannot be animated does not stop the others: its Made carries the reason. Names are never taken from
     another video, also when two runs share a folder. Raises UsageError before any work for settings that cannot be.
     """
+    settings = checked(settings)
     images = tuple(find_images(settings.image))
     _check_output(settings, len(images) * settings.count)
     placement = _placement(settings)
@@ -170,10 +173,7 @@ def _check_output(settings: GenerateSettings, videos: int) -> None:
             raise UsageError(f"output {output} already exists; expected a free name, or a folder.")
     elif output.is_file():
         raise UsageError(f"output {output} is a file; expected a name that ends in .mp4, or a folder.")
-    folder = output.parent if _is_file_name(output) else output
-    with explained(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    unused_path(folder, ".writable", ".part").unlink()
+    check_writable(output.parent if _is_file_name(output) else output)
 
 
 @contextlib.contextmanager

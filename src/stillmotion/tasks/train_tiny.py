@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 
 from ..checkpoints.load import save
-from ..config import config, load
+from ..config import checked, config, load
 from ..events import Watch, unwatched
 from ..presets import TINY
 from ..training.config import TinyTraining
@@ -30,6 +30,7 @@ class TrainTinySettings:
 
 def train_and_export(settings: TrainTinySettings, watch: Watch = unwatched) -> Path | None:
     """Train, then write the model; returns where it lies. Raises TrainingError, ConfigError."""
+    settings = checked(settings)
     cfg = load(TinyTraining, [settings.config] if settings.config else [])
     if not settings.only_export:
         train_tiny(cfg, TINY, settings.folder, watch)

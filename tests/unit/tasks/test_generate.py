@@ -53,3 +53,17 @@ def test_a_plan_counts_the_videos_and_their_seeds(tmp_path: Path) -> None:
     planned = plan(asked(tmp_path, seed=9, count=2))
     assert planned.seeds == (9, 10, 11, 12) and len(planned.images) == 2
     assert planned.seconds > 0 and (planned.width, planned.height) == (64, 64)
+
+
+def test_python_settings_are_read_as_those_of_the_terminal(tmp_path: Path) -> None:
+    planned = plan(asked(tmp_path, size="72x64"))
+    assert (planned.width, planned.height) == (72, 64)
+    with pytest.raises(UsageError, match="frames"):
+        plan(asked(tmp_path, frames="many"))
+
+
+@pytest.mark.parametrize("given", [{"steps": 0}, {"size": (100, 100)}, {"decoder": "none"}])
+def test_a_refused_request_makes_no_folder(given: dict[str, object], tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        list(generate(asked(tmp_path, **given)))
+    assert not (tmp_path / "out").exists()
