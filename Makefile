@@ -3,10 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# On Linux the package index gives torch's CUDA build, with some gigabytes of nvidia packages beside it that
+# constraints.txt does not pin. For a machine without a GPU, TORCH_INDEX=https://download.pytorch.org/whl/cpu takes the
+# CPU build: for torch itself alone, the rest still comes from the usual index.
+TORCH_INDEX ?=
 # Threads of one test process; two run side by side.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
-.PHONY: demo test quick figures check train-tiny clean
+.PHONY: demo test quick figures gpu check train-tiny clean
 
 demo: $(VENV)/.core  ## set everything up and animate the example photograph
 	$(BIN)/stillmotion generate examples/rocket.jpg -o outputs
@@ -20,8 +24,11 @@ quick: $(VENV)/.dev  ## the suite for every edit
 figures: $(VENV)/.dev  ## the long figures, recorded in benchmarks/results
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q -s -m figures
 
+gpu: $(VENV)/.dev  ## the tests that need CUDA; each skips with its reason elsewhere
+	$(BIN)/python -m pytest -q -s tests/gpu -m gpu
+
 check: $(VENV)/.dev  ## lint, types, architecture
-	scripts/check
+	VENV=$(VENV) scripts/check
 
 train-tiny: $(VENV)/.dev  ## remake the embedded model from nothing: hours on two cores
 	$(BIN)/stillmotion train-tiny runs/tiny --export src/stillmotion/weights/tiny
@@ -29,7 +36,7 @@ train-tiny: $(VENV)/.dev  ## remake the embedded model from nothing: hours on tw
 # torch first and alone, so that no other package's wish pulls in a build for another machine.
 $(VENV)/.torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) torch
+	$(PIP) $(if $(TORCH_INDEX),--no-deps --index-url $(TORCH_INDEX)) torch
 	touch $@
 
 $(VENV)/.core: $(VENV)/.torch pyproject.toml

@@ -23,6 +23,7 @@ from torch import Tensor
 from stillmotion.checkpoints import diffusers, sgm
 from stillmotion.checkpoints.load import load
 from stillmotion.checkpoints.store import header, stored_bytes
+from stillmotion.diffusers_api import StableVideoDiffusionPipeline, UNetSpatioTemporalConditionModel
 from stillmotion.models.autoencoder import Autoencoder
 from stillmotion.models.components import Components
 from stillmotion.models.image_encoder import build_image_encoder
@@ -30,42 +31,57 @@ from stillmotion.models.unet import UNet
 from stillmotion.presets import SVD_XT
 
 LIMIT = 1.1
-DTYPES = {"as-stored": None, "float16": torch.float16}
-CASES = (("svd_xt.safetensors", "as-stored"), ("svd_xt.safetensors", "float16"), ("folder", "as-stored"))
+DTYPES = {"as-stored": None, "float16": torch.float16, "float32": torch.float32}
+# File, the function that loads it, precision. float32 is the default of the drop-in face.
+CASES = (
+    ("svd_xt.safetensors", "load", "as-stored"),
+    ("svd_xt.safetensors", "load", "float16"),
+    ("folder", "load", "as-stored"),
+    ("folder", "load", "float32"),
+    ("folder", "StableVideoDiffusionPipeline", "float32"),
+    ("folder", "UNetSpatioTemporalConditionModel", "float32"),
+    ("folder", "UNetSpatioTemporalConditionModel", "float16"),
+)
 
 
 def main() -> int:
     """Make the files, run every case in a process of its own, print the ratios; 1 where one is above the limit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path)
-    parser.add_argument("--child", nargs=2)
+    parser.add_argument("--child", nargs=3)
     arguments = parser.parse_args()
     if arguments.child:
-        sys.stdout.write(json.dumps(measure(arguments.child[0], arguments.child[1])))
+        sys.stdout.write(json.dumps(measure(*arguments.child)))
         return 0
     with tempfile.TemporaryDirectory(dir=arguments.folder) as place:
         make_files(Path(place))
-        ratios = [run_case(Path(place) / name, dtype) for name, dtype in CASES]
+        ratios = [run_case(Path(place) / name, loader, dtype) for name, loader, dtype in CASES]
     return int(max(ratios) > LIMIT)
 
 
-def run_case(path: Path, dtype: str) -> float:
+def run_case(path: Path, loader: str, dtype: str) -> float:
     """The ratio of one case, measured in a child process."""
-    command = [sys.executable, __file__, "--child", str(path), dtype]
+    command = [sys.executable, __file__, "--child", str(path), loader, dtype]
     found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     ratio = found["peak"] / found["kept"]
     gigabytes = {name: value / 1e9 for name, value in found.items()}
-    sys.stdout.write(
-        f"{path.name} {dtype}: peak {gigabytes['peak']:.3f} GB, kept {gigabytes['kept']:.3f} GB, ratio {ratio:.3f}\n"
-    )
+    sizes = f"peak {gigabytes['peak']:.3f} GB, kept {gigabytes['kept']:.3f} GB, ratio {ratio:.3f}"
+    sys.stdout.write(f"{path.name} {loader} {dtype}: {sizes}\n")
     return ratio
 
 
-def measure(path: str, dtype: str) -> dict[str, int]:
+def measure(path: str, loader: str, dtype: str) -> dict[str, int]:
     """Bytes at the peak, less those of the imports, and bytes of the weights kept."""
     before = peak_bytes()
     variant = "fp16" if Path(path).is_dir() else None
-    networks = load(path, dtype=DTYPES[dtype], variant=variant).components.networks().values()
+    if loader == "load":
+        networks = [*load(path, dtype=DTYPES[dtype], variant=variant).components.networks().values()]
+    elif loader == "StableVideoDiffusionPipeline":
+        pipe = StableVideoDiffusionPipeline.from_pretrained(path, dtype=DTYPES[dtype], variant=variant)
+        networks = [pipe.unet, pipe.vae, pipe.image_encoder]
+    else:
+        chosen = {"subfolder": "unet", "variant": variant, "dtype": DTYPES[dtype]}
+        networks = [UNetSpatioTemporalConditionModel.from_pretrained(path, **chosen)]
     weights = {value.data_ptr(): value for network in networks for value in network.state_dict().values()}
     for value in weights.values():
         value.flatten()[:: 4096 // value.element_size()].sum()

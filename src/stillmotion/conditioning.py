@@ -30,6 +30,15 @@ class Condition:
             self, context=torch.zeros_like(self.context), image_latents=torch.zeros_like(self.image_latents)
         )
 
+    def both_branches(self) -> Condition:
+        """One batch for guidance: the unconditional rows, then these."""
+        nothing = self.unconditional()
+        return Condition(
+            torch.cat([nothing.context, self.context]),
+            torch.cat([nothing.image_latents, self.image_latents]),
+            torch.cat([nothing.numbers, self.numbers]),
+        )
+
     def beside(self, latents: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b t c2 h w"]:
         """The U-Net's input: noisy latents with the image latents behind them on the channel axis."""
         image = self.image_latents.to(latents.dtype).expand(-1, latents.shape[1], -1, -1, -1)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, dataclass_transform
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
-from .errors import ConfigError
+from .errors import ConfigError, UsageError
 
 T = TypeVar("T")
 
@@ -53,6 +53,15 @@ def checked(value: T) -> T:
     """The same settings, validated: a constructor alone takes whatever it is given. Raises ConfigError."""
     fields = dataclasses.fields(value)  # type: ignore[arg-type]
     return parse(type(value), {field.name: getattr(value, field.name) for field in fields}, type(value).__name__)
+
+
+def check_sizes(value: Any, names: Sequence[str]) -> None:
+    """Raise UsageError unless each of these fields is a whole number of at least 1, or a tuple of such numbers."""
+    for name in names:
+        size = getattr(value, name)
+        entries = size if isinstance(size, (tuple, list)) else (size,)
+        if not entries or any(not isinstance(entry, int) or entry < 1 for entry in entries):
+            raise UsageError(f"{name} is {size}; expected whole numbers of at least 1.")
 
 
 def to_tree(value: Any) -> dict[str, Any]:

@@ -1,10 +1,9 @@
-"""Files that are whole or absent: atomic writes, exclusive names, hashes and free space."""
+"""Files that are whole or absent: atomic writes and exclusive names."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import secrets
 import shutil
@@ -31,7 +30,10 @@ def atomic_path(target: Path, overwrite: bool = True) -> Iterator[Path]:
             yield temporary
             _sync(temporary)
             _publish(temporary, target, overwrite)
-            _sync_one(target.parent)  # the name itself, and not the other files there
+        # The name itself, and not the other files there. It stands already: a folder that may be written and not read
+        # refuses this, and so do some network disks.
+        with contextlib.suppress(OSError):
+            _sync_one(target.parent)
     finally:
         # A folder that may not be searched refuses even this; the error that brought us here says so already.
         with contextlib.suppress(OSError):
@@ -83,20 +85,6 @@ def check_writable(folder: Path) -> None:
         place = place.parent
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK, effective_ids=True):
         raise StillmotionError(f"{folder} cannot be written: this user may not write there; nothing was left behind.")
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file's bytes."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def free_bytes(folder: Path) -> int:
-    """Bytes that may still be written to the disk of `folder`, or of its nearest parent that exists."""
-    folder = Path(folder).absolute()
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
 
 
 def _publish(temporary: Path, target: Path, overwrite: bool) -> None:

@@ -33,6 +33,8 @@ def resolve(placement: Placement) -> Placement:
     """The same with the device and the precision that this machine has. Raises UsageError for a device it lacks."""
     device = _default_device() if placement.device == "auto" else placement.device
     try:
+        if torch.device(device).type == "meta":
+            raise RuntimeError("it holds no numbers")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
@@ -40,7 +42,7 @@ def resolve(placement: Placement) -> Placement:
             f"device is {device!r}, which this machine cannot use ({reason}); expected one it has."
         ) from None
     dtype = _default_dtype(torch.device(device)) if placement.dtype == "auto" else placement.dtype
-    if dtype == "float16" and device == "cpu":
+    if dtype == "float16" and torch.device(device).type == "cpu":
         raise UsageError("dtype is float16 on the CPU, which is slow and overflows; expected bfloat16 or float32.")
     return Placement(device=device, dtype=dtype, offload=placement.offload)
 
@@ -70,31 +72,42 @@ class Stage:
         """The network is ready on the device inside the block, and gone from it afterwards where it is offloaded."""
         if self.placement.offload == "none":
             yield
-        elif self.placement.offload == "model":
-            network.to(self.device)
-            try:
-                yield
-            finally:
-                network.to("cpu")
         else:
-            with _layer_by_layer(network, self.device):
+            visit = visiting if self.placement.offload == "model" else layer_by_layer
+            with visit(network, self.device):
                 yield
 
 
 @contextlib.contextmanager
-def _layer_by_layer(network: nn.Module, device: torch.device) -> Iterator[None]:
-    """Every layer that owns weights visits the device only while it computes."""
+def visiting(network: nn.Module, device: torch.device) -> Iterator[None]:
+    """The whole network is on the device inside the block, and back in main memory behind it."""
+    try:
+        network.to(device)
+        yield
+    finally:
+        network.to("cpu")
+
+
+@contextlib.contextmanager
+def layer_by_layer(network: nn.Module, device: torch.device) -> Iterator[None]:
+    """Inside the block every layer that owns tensors is on the device only while it computes; behind it none is."""
     handles = []
-    owners = [m for m in network.modules() if any(True for _ in m.parameters(recurse=False))]
-    outer = [m for m in owners if not any(m is not o and m in set(o.modules()) for o in owners)]
-    for module in outer:
-        handles.append(module.register_forward_pre_hook(lambda m, args: (m.to(device), None)[1]))
-        handles.append(module.register_forward_hook(lambda m, args, output: (m.to("cpu"), None)[1]))
+    for module in owners(network):
+        handles.append(module.register_forward_pre_hook(lambda layer, inputs: (layer.to(device), None)[1]))
+        handles.append(module.register_forward_hook(lambda layer, inputs, output: (layer.to("cpu"), None)[1]))
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+        network.to("cpu")  # an error inside a layer leaves it on the device
+
+
+def owners(module: nn.Module) -> list[nn.Module]:
+    """The outermost modules with parameters or buffers of their own."""
+    if any(True for _ in module.parameters(recurse=False)) or any(True for _ in module.buffers(recurse=False)):
+        return [module]
+    return [owner for child in module.children() for owner in owners(child)]
 
 
 def _default_device() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 
 import diffusers
 import pytest
@@ -48,8 +49,53 @@ def test_functions_take_diffusers_arguments(name):
     assert arguments(getattr(diffusers_api, name)) == arguments(getattr(utils, name))
 
 
-def test_every_class_loads_and_saves():
-    for kind in ("UNetSpatioTemporalConditionModel", "AutoencoderKLTemporalDecoder", "EulerDiscreteScheduler"):
-        made = getattr(diffusers_api, kind)
-        for name in ("from_pretrained", "from_config", "save_pretrained"):
-            assert callable(getattr(made, name))
+NETWORKS = ("UNetSpatioTemporalConditionModel", "AutoencoderKLTemporalDecoder")
+KINDS = ("StableVideoDiffusionPipeline", *NETWORKS, "EulerDiscreteScheduler")
+# What diffusers takes out of its **kwargs, with the defaults that it gives them there.
+OF_THE_HUB = {
+    "cache_dir": None,
+    "force_download": False,
+    "local_files_only": None,
+    "token": None,
+    "revision": None,
+}
+OF_WEIGHTS = {
+    "torch_dtype": None,
+    "dtype": None,
+    "low_cpu_mem_usage": True,
+    "variant": None,
+    "use_safetensors": None,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_saving_takes_diffusers_arguments_in_their_order(kind):
+    ours = arguments(getattr(diffusers_api, kind).save_pretrained)
+    theirs = arguments(getattr(diffusers, kind).save_pretrained)
+    assert ours == theirs[: len(ours)]
+    assert [name for name, _ in theirs[len(ours) :]] in (["use_flashpack", "kwargs"], ["kwargs"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_loading_takes_diffusers_arguments(kind):
+    expected = dict(OF_THE_HUB)
+    if kind != "EulerDiscreteScheduler":
+        expected |= OF_WEIGHTS
+        source = inspect.getsource(getattr(diffusers, kind).from_pretrained)
+        for name, default in expected.items():
+            found = re.search(rf'kwargs\.pop\("{name}", (\w+)\)', source)
+            assert found, name
+            assert found[1] in (repr(default), "_LOW_CPU_MEM_USAGE_DEFAULT")
+    if kind != "StableVideoDiffusionPipeline":
+        expected["subfolder"] = None
+    else:
+        expected["device_map"] = None
+    found = dict(arguments(getattr(diffusers_api, kind).from_pretrained))
+    assert {name: found.get(name, "absent") for name in expected} == expected
+    first = next(iter(inspect.signature(getattr(diffusers, kind).from_pretrained).parameters))
+    assert next(iter(found)) == first
+
+
+def test_every_class_is_made_of_a_configuration():
+    for kind in KINDS[1:]:
+        assert callable(getattr(diffusers_api, kind).from_config)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+import fnmatch
 import json
 import pickle
+import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -13,8 +17,11 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
+from stillmotion import hub
 from stillmotion.checkpoints import load as checkpoints
+from stillmotion.checkpoints import store
 from stillmotion.checkpoints.diffusers import SCHEDULER
 from stillmotion.diffusers_api import (
     AutoencoderKLTemporalDecoder,
@@ -24,10 +31,12 @@ from stillmotion.diffusers_api import (
     UNetSpatioTemporalConditionModel,
     export_to_video,
     load_image,
-    offload,
 )
+from stillmotion.diffusers_api.generation import check_generators
+from stillmotion.diffusers_api.pretrained import shard_bytes
 from stillmotion.errors import Cancelled, CheckpointError, MediaError, StillmotionError, UsageError
 from stillmotion.media.video import read_video
+from stillmotion.placement import owners
 
 UNET = {
     "sample_size": 8,
@@ -158,12 +167,199 @@ def test_a_network_loads_and_saves_alone(kind, part, folder, tmp_path):
     assert again.dtype == torch.float16
     for name, value in network.state_dict().items():
         assert torch.equal(value.half(), again.state_dict()[name])
-    with pytest.raises(CheckpointError, match="no weights"):
+    with pytest.raises(CheckpointError, match=r"expected diffusion_pytorch_model\.safetensors or"):
         kind.from_pretrained(folder, subfolder=part)
-    with pytest.raises(CheckpointError, match="does not fit"):
+    with pytest.raises(CheckpointError, match="of another shape"):
         wider = [*network.config["block_out_channels"][:-1], 96]
         (tmp_path / "alone" / "config.json").write_text(json.dumps({**network.config, "block_out_channels": wider}))
         kind.from_pretrained(tmp_path / "alone")
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "image_encoder"])
+def test_a_given_component_is_neither_fetched_nor_read(part, folder, components, tmp_path, monkeypatch):
+    shutil.copytree(folder, tmp_path / "model")
+    shutil.rmtree(tmp_path / "model" / part)
+    asked = []
+
+    def fetch(repo_id, *, revision, patterns, access):
+        asked.append((patterns, access))
+        return tmp_path / "model"
+
+    monkeypatch.setattr(hub, "fetch", fetch)
+    given = {part: components[part]}
+    pipe = StableVideoDiffusionPipeline.from_pretrained("me/mine", variant="fp16", token="mine", **given)
+    assert getattr(pipe, part) is components[part]
+    patterns, access = asked[0]
+    assert access.token == "mine"
+    assert not any(pattern.startswith(f"{part}/") for pattern in patterns)
+    assert len([pattern for pattern in patterns if pattern.endswith(".safetensors")]) == 6
+
+
+@pytest.mark.parametrize(
+    ("kind", "part"),
+    [
+        (UNetSpatioTemporalConditionModel, "unet"),
+        (AutoencoderKLTemporalDecoder, "vae"),
+        (EulerDiscreteScheduler, "scheduler"),
+    ],
+)
+def test_of_a_repository_only_the_files_of_the_part_are_fetched(kind, part, pipe, tmp_path, monkeypatch):
+    pipe.save_pretrained(tmp_path)
+    asked = []
+
+    def fetch(repo_id, *, revision, patterns, access):
+        asked.append((repo_id, revision, patterns, access))
+        return tmp_path
+
+    monkeypatch.setattr(hub, "fetch", fetch)
+    kind.from_pretrained(
+        "me/mine",
+        subfolder=part,
+        revision="v1",
+        cache_dir="here",
+        token="mine",
+        local_files_only=True,
+        force_download=True,
+    )
+    repo_id, revision, patterns, access = asked[0]
+    assert (repo_id, revision) == ("me/mine", "v1")
+    assert access == hub.Access("here", "mine", True, True)
+    wanted = [name for name in ("config.json", "diffusion_pytorch_model.safetensors") if part != "scheduler"]
+    for name in wanted or ["scheduler_config.json"]:
+        assert f"{part}/{name}" in patterns
+    for other in ("diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.non_ema.safetensors"):
+        assert not any(fnmatch.fnmatch(f"{part}/{other}", pattern) for pattern in patterns)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [(5, 5), ("5GB", 5 * 10**9), ("2 mib", 2 * 2**20), ("10KB", 10_000), (None, None)]
+)
+def test_a_size_is_a_number_or_a_text(size, expected):
+    assert shard_bytes(size) == expected
+
+
+@pytest.mark.parametrize("size", [0, -1, "", "5", "0GB", "0.2MB", "5 sheep"])
+def test_a_size_that_is_none_is_refused(size, pipe, tmp_path):
+    with pytest.raises(UsageError, match="max_shard_size is"):
+        pipe.save_pretrained(tmp_path, max_shard_size=size)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [200_000, "200KB"])
+def test_weights_are_cut_and_come_back(size, pipe, tmp_path):
+    for limit, whole in ((size, False), ("5GB", True), (size, False)):
+        pipe.save_pretrained(tmp_path, max_shard_size=limit)
+        for part in ("unet", "vae", "image_encoder"):
+            names = [path.name for path in (tmp_path / part).iterdir()]
+            assert (len(names) == 2) == whole, names  # nothing of the older save is left
+        again = StableVideoDiffusionPipeline.from_pretrained(tmp_path)
+        for network, expected in ((again.unet, pipe.unet), (again.image_encoder, pipe.image_encoder)):
+            for name, value in expected.state_dict().items():
+                assert torch.equal(network.state_dict()[name], value), name
+    alone = UNetSpatioTemporalConditionModel.from_pretrained(tmp_path, subfolder="unet")
+    assert torch.equal(alone.conv_in.weight, pipe.unet.conv_in.weight)
+
+
+def test_a_loaded_network_is_ready_to_be_trained(pipe, tmp_path):
+    pipe.unet.save_pretrained(tmp_path)
+    unet = UNetSpatioTemporalConditionModel.from_pretrained(tmp_path)
+    assert all(parameter.requires_grad and not parameter.is_meta for parameter in unet.parameters())
+    with torch.no_grad():
+        unet.conv_in.weight.add_(1.0)  # a change never reaches the file
+    assert not torch.equal(
+        UNetSpatioTemporalConditionModel.from_pretrained(tmp_path).conv_in.weight, unet.conv_in.weight
+    )
+
+
+MEASURE = """
+import sys
+from pathlib import Path
+from stillmotion.diffusers_api import UNetSpatioTemporalConditionModel
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+warm, large = sys.argv[1:]
+UNetSpatioTemporalConditionModel.from_pretrained(warm)
+before = peak()
+unet = UNetSpatioTemporalConditionModel.from_pretrained(large)
+for value in unet.parameters():
+    value.detach().flatten()[::512].sum()
+sys.stdout.write(f"{peak() - before} {sum(value.nbytes for value in unet.parameters())}")
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_loading_takes_the_memory_of_the_network(dtype, pipe, tmp_path):
+    pipe.unet.save_pretrained(tmp_path / "warm")
+    with torch.device("meta"):
+        wide = {"block_out_channels": (320, 640), "num_attention_heads": (5, 10)}
+        unet = UNetSpatioTemporalConditionModel.from_config(pipe.unet.config, **wide)
+    tensors = {name: (value,) for name, value in unet.state_dict().items()}
+    (tmp_path / "large").mkdir()
+    (tmp_path / "large" / "config.json").write_text(json.dumps(unet.config))
+    with (tmp_path / "large" / "diffusion_pytorch_model.safetensors").open("wb") as file:
+        file.write(store.header(tensors, dtype))  # sparse behind its header
+        file.truncate(file.tell() + sum(store.stored_bytes(parts, dtype) for parts in tensors.values()))
+    command = [sys.executable, "-c", MEASURE, str(tmp_path / "warm"), str(tmp_path / "large")]
+    done = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    peak, kept = map(int, done.split())
+    assert kept > 100e6
+    assert peak < 1.1 * kept + 20e6  # the largest tensor is not small beside a model of this size
+
+
+def test_integers_are_no_weights_and_another_class_is_refused(pipe, tmp_path):
+    pipe.unet.save_pretrained(tmp_path)
+    path = tmp_path / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    save_file(tensors | {"conv_in.bias": tensors["conv_in.bias"].int()}, path)
+    with pytest.raises(CheckpointError, match=r"torch\.int32"):
+        UNetSpatioTemporalConditionModel.from_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="expected AutoencoderKLTemporalDecoder"):
+        AutoencoderKLTemporalDecoder.from_pretrained(tmp_path)
+
+
+def test_what_cannot_be_saved_is_refused(pipe, tmp_path):
+    for save in (pipe.save_pretrained, pipe.unet.save_pretrained, pipe.vae.save_pretrained):
+        for wrong in ({"safe_serialization": False}, {"push_to_hub": True}):
+            with pytest.raises(UsageError, match=next(iter(wrong))):
+                save(tmp_path, **wrong)
+    with pytest.raises(UsageError, match="push_to_hub"):
+        pipe.scheduler.save_pretrained(tmp_path, push_to_hub=True)
+    with pytest.raises(UsageError, match="save_function"):
+        pipe.unet.save_pretrained(tmp_path, save_function=torch.save)
+    pipe.unet.save_pretrained(tmp_path, is_main_process=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"num_inference_steps": 0},
+        {"num_inference_steps": 1001},
+        {"sigmas": [1.0, 2.0, 0.0]},
+        {"sigmas": [1.0]},
+        {"sigmas": [float("inf"), 1.0, 0.0]},
+        {"sigmas": [float("nan"), 1.0, 0.0]},
+        {"max_guidance_scale": float("nan")},
+    ],
+)
+def test_what_cannot_be_is_refused_before_any_work(arguments, pipe, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("work was done")
+
+    monkeypatch.setattr(pipe.image_encoder, "forward", never)
+    monkeypatch.setattr(pipe.vae, "encode", never)
+    with pytest.raises(UsageError):
+        pipe(**small(**arguments))
+
+
+def test_a_generator_on_another_device_is_refused():
+    class Elsewhere(torch.Generator):
+        device = torch.device("cuda")
+
+    with pytest.raises(UsageError, match="the generator is on cuda; expected one on cpu"):
+        check_generators(Elsewhere(), torch.device("cpu"))
 
 
 def test_a_single_file_loads_with_a_preset_a_folder_or_a_json(folder, tmp_path):
@@ -271,8 +467,7 @@ def test_offload_leaves_the_result_and_the_networks_where_they_were(kind, pipe):
 
 def test_every_weight_belongs_to_one_offloaded_layer(pipe):
     for network in (pipe.unet, pipe.vae, pipe.image_encoder):
-        owners = offload._owners(network)
-        held = [name for owner in owners for name in owner.parameters()]
+        held = [name for owner in owners(network) for name in owner.parameters()]
         assert len(held) == len(list(network.parameters()))
 
 
@@ -375,7 +570,7 @@ def test_other_schedulers_predictions_are_refused(pipe):
 
 
 def test_bad_sources_are_refused(folder, tmp_path):
-    with pytest.raises(UsageError, match="no such folder"):
+    with pytest.raises(UsageError, match="no such file or folder"):
         StableVideoDiffusionPipeline.from_pretrained(str(tmp_path / "absent"))
     with pytest.raises(StillmotionError):
         UNetSpatioTemporalConditionModel.from_pretrained(tmp_path)

@@ -136,15 +136,31 @@ def test_a_name_that_is_none_is_explained(cache: Path) -> None:
 def test_only_what_matches_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: dict[str, Any] = {}
 
-    def download(repo_id: str, revision: str | None, allow_patterns: list[str]) -> str:
-        asked.update(repo_id=repo_id, revision=revision, allow_patterns=allow_patterns)
-        (tmp_path / "unet").mkdir()
+    def download(repo_id: str, **arguments: Any) -> str:
+        asked.update(repo_id=repo_id, **arguments)
+        (tmp_path / "unet").mkdir(exist_ok=True)
         (tmp_path / "unet" / "config.json").write_text("{}")
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert hub.fetch(REPO, revision="v1", patterns=PATTERNS) == tmp_path
-    assert asked == {"repo_id": REPO, "revision": "v1", "allow_patterns": PATTERNS}
+    chosen = {"repo_id": REPO, "revision": "v1", "allow_patterns": PATTERNS}
+    assert asked == chosen | {"cache_dir": None, "token": None, "local_files_only": False, "force_download": False}
+    hub.fetch(REPO, revision="v1", patterns=PATTERNS, access=hub.Access("here", "secret", True, True))
+    assert asked == chosen | {"cache_dir": "here", "token": "secret", "local_files_only": True, "force_download": True}
+
+
+def test_a_token_is_never_shown() -> None:
+    assert "secret" not in repr(hub.Access(token="secret"))
+
+
+def test_only_local_files_of_a_cache_of_ones_own(tmp_path: Path) -> None:
+    snapshot = fill(tmp_path, {"unet/config.json": "{}"})
+    access = hub.Access(cache_dir=tmp_path, local_files_only=True)
+    assert hub.fetch(REPO, patterns=PATTERNS, access=access) == snapshot
+    with pytest.raises(HubError, match="local_files_only is set") as caught:
+        hub.fetch("owner/other", patterns=PATTERNS, access=access)
+    assert str(tmp_path) in str(caught.value)
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:

@@ -10,7 +10,7 @@ from stillmotion.config import parse
 from stillmotion.errors import ConfigError, UsageError
 from stillmotion.models.components import Components
 from stillmotion.pipelines.image_to_video import VideoSettings, animate
-from stillmotion.placement import Placement, Stage, resolve
+from stillmotion.placement import Placement, Stage, layer_by_layer, owners, resolve
 
 
 def test_auto_is_resolved_to_what_the_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,8 +71,38 @@ def test_an_offloaded_network_leaves_the_device_even_after_an_error(
             unet.conv_in(torch.zeros(1, 8, 4, 4))
             assert moves == ["meta", "cpu"]
         raise ZeroDivisionError
-    assert moves == ["meta", "cpu"]
+    assert moves == ["meta", "cpu"] if offload == "model" else ["meta", "cpu", "cpu"]
     assert not unet.conv_in._forward_hooks and not unet.conv_in._forward_pre_hooks
+
+
+def test_a_layer_that_fails_does_not_stay_on_the_device() -> None:
+    class Failing(torch.nn.Linear):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            assert self.weight.dtype == torch.float64
+            raise KeyboardInterrupt
+
+    class Moved(Failing):
+        """Where it is stands in its dtype, for want of a second device."""
+
+        def to(self, device: object) -> torch.nn.Module:  # type: ignore[override]
+            return super().to(torch.float64 if str(device) == "meta" else torch.float32)
+
+    class Outer(torch.nn.Sequential):
+        def to(self, device: object) -> torch.nn.Module:  # type: ignore[override]
+            self[0].to(device)
+            return self
+
+    network = Outer(Moved(2, 2))
+    with pytest.raises(KeyboardInterrupt), layer_by_layer(network, torch.device("meta")):
+        network(torch.zeros(1, 2))
+    assert network[0].weight.dtype == torch.float32
+
+
+def test_every_tensor_belongs_to_one_owner(tiny_components: Components) -> None:
+    network = torch.nn.ModuleDict({"unet": tiny_components.unet, "norm": torch.nn.BatchNorm1d(2, affine=False)})
+    held = [tensor for owner in owners(network) for tensor in [*owner.parameters(), *owner.buffers()]]
+    assert len(held) == len(list(network.parameters())) + len(list(network.buffers()))
+    assert network["norm"] in owners(network)
 
 
 def test_float16_keeps_an_autoencoder_that_overflows_in_float32(tiny_components: Components) -> None:

@@ -41,16 +41,18 @@ class Loaded:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Part:
-    """One network, still on the meta device, and the file's names for its tensors."""
+    """One network, still on the meta device, the file's names for its tensors, and what their floats become."""
 
     network: nn.Module
     rules: Rules
+    dtype: torch.dtype | None
 
 
 def load(
     source: str | Path,
     *,
     dtype: torch.dtype | None = None,
+    autoencoder_dtype: torch.dtype | None = None,
     variant: str | None = None,
     config: Preset | str | Path | None = None,
     revision: str | None = None,
@@ -63,28 +65,72 @@ def load(
     `owner/name`; `./svd` is the folder where `svd` is the preset.
     dtype: what floating-point weights become; None keeps the stored type. Weights that are kept as stored are views of
     the mapped file: they take memory once they are used, and the file must not be cut meanwhile.
+    autoencoder_dtype: the same for the autoencoder and the image decoder, where it is not `dtype`: one that overflows
+    in float16 is to be read in float32, before anything was rounded.
     variant: which weights of a folder, as in `fp16`. revision: of the hub repository.
     config: for a single file whose name says nothing, what `single_file` takes.
     with_image_decoder: also the frame-wise decoder, where the checkpoint has one.
     watch: one stage for a file, one for each network of a folder, in tensors.
     Raises UsageError, CheckpointError or HubError.
     """
-    path = Path(source)
-    is_preset = isinstance(source, str) and source in PRESETS
-    if path.is_file() and not is_preset:
-        return single_file(path, config, dtype=dtype, with_image_decoder=with_image_decoder, watch=watch)
-    if config is not None and path.suffix not in FILE_SUFFIXES:
-        raise UsageError(f"{source} brings its own configuration; expected a config for a single file only.")
-    if path.is_dir() and not is_preset:
-        return _load_folder(path, diffusers.read_preset(path), dtype, variant, with_image_decoder, watch)
-    wanted = diffusers.patterns(variant, with_image_decoder)
-    known, folder = _locate(source, revision, wanted)
+    types = dtype, autoencoder_dtype or dtype
+    if _is_file(source):
+        return _load_file(Path(source), config, types, with_image_decoder, watch)
+    _refuse_config(source, config)
+    parts = [part for part in diffusers.WEIGHTS if with_image_decoder or part != "image_decoder"]
+    folder = locate(source, diffusers.patterns(variant, parts), revision)
+    return _load_folder(folder, folder_preset(source, folder), types, variant, with_image_decoder, watch)
+
+
+def shape_of(source: str | Path, config: Preset | str | Path | None = None, revision: str | None = None) -> Preset:
+    """The preset that `load` would return for the same source, without reading weights: headers and JSON files alone.
+
+    A released model on the hub is known without a look at it. Raises what `load` raises.
+    """
+    if _is_file(source):
+        path = Path(source)
+        return _file_preset(path, config, TensorSet([TensorFile(path)], str(path)))
+    _refuse_config(source, config)
+    known = _released(source)
+    if known is not None and known.hub_id is not None:
+        return known
+    return folder_preset(source, locate(source, diffusers.DOCUMENTS, revision))
+
+
+def locate(
+    source: str | Path, patterns: Sequence[str], revision: str | None = None, access: hub.Access = hub.BY_ENVIRONMENT
+) -> Path:
+    """The folder of a preset, of a path or of a hub repository; of the last, the files that match are fetched.
+
+    Raises UsageError where it is none of them, CheckpointError where the package lacks it, HubError.
+    """
+    known = PRESETS.get(source) if isinstance(source, str) else None
+    if known is not None and known.hub_id is None:
+        folder = Path(str(importlib.resources.files("stillmotion") / "weights" / known.name))
+        if not folder.is_dir():
+            raise CheckpointError(f"the weights of {source} are missing at {folder}; expected them in the package.")
+        return folder
+    if known is None and Path(source).is_dir():
+        return Path(source)
+    repo_id = str(source) if known is None or known.hub_id is None else known.hub_id
+    if isinstance(source, Path) or not re.fullmatch(HUB_ID, repo_id) or Path(source).suffix in FILE_SUFFIXES:
+        reason = "it is a file" if Path(source).is_file() else "there is no such file or folder"
+        raise UsageError(
+            f"{source} is no model: {reason}; expected a folder, a single .safetensors file, a hub repository "
+            f"owner/name, or a preset: {', '.join(PRESETS)}."
+        )
+    return hub.fetch(repo_id, revision=revision, patterns=patterns, access=access)
+
+
+def folder_preset(source: str | Path, folder: Path) -> Preset:
+    """The model in the folder of `source`: its shapes; a released model's name and defaults if it is one."""
     found = diffusers.read_preset(folder)
-    if known is not None:  # the folder's shapes, and the name and the defaults of the released model
-        found = replace(known, unet=found.unet, autoencoder=found.autoencoder, image_encoder=found.image_encoder)
-    elif not (folder / diffusers.OURS).exists():
-        found = replace(found, name=str(source))  # a snapshot's own folder is called by its commit
-    return _load_folder(folder, found, dtype, variant, with_image_decoder, watch)
+    known = _released(source)
+    if known is not None:
+        return replace(known, unet=found.unet, autoencoder=found.autoencoder, image_encoder=found.image_encoder)
+    if Path(source).is_dir() or (folder / diffusers.OURS).exists():
+        return found
+    return replace(found, name=str(source))  # a snapshot's own folder is called by its commit
 
 
 def single_file(
@@ -101,27 +147,16 @@ def single_file(
     original's YAML, or a JSON of its settings; None where the file has a released model's name.
     Raises CheckpointError where tensors are missing, unknown or of another shape, UsageError without a config.
     """
-    path = Path(path)
-    tensors = TensorSet([TensorFile(path)], str(path))
-    preset = _shape_of(path, config)
-    names = tensors.entries
-    kind: Literal["image", "temporal"] = "image" if sgm.first_stage_is_image(names) else "temporal"
-    preset = replace(preset, autoencoder=replace(preset.autoencoder, decoder=kind))
-    with META:
-        components = _networks(preset)
-    parts = [
-        _Part(components.unet, sgm.unet_rules(preset.unet)),
-        _Part(components.image_encoder, sgm.image_encoder_rules(preset.image_encoder)),
-        _Part(components.autoencoder, sgm.autoencoder_rules(preset.autoencoder)),
-    ]
-    unused = () if with_image_decoder else sgm.IMAGE_DECODER_IGNORED
-    if with_image_decoder and sgm.has_image_decoder(names):
-        with META:
-            components.image_decoder = Autoencoder(replace(preset.autoencoder, decoder="image"))
-        rules = sgm.image_decoder_rules(preset.autoencoder)
-        parts.append(_Part(diffusers.decoder_only(components.image_decoder), rules))
-    _fill(parts, tensors, Rules((), unused), dtype, watch, "load")
-    return Loaded(_finished(components), preset)
+    return _load_file(Path(path), config, (dtype, dtype), with_image_decoder, watch)
+
+
+def fill(network: nn.Module, tensors: TensorSet, dtype: torch.dtype | None = None) -> None:
+    """Give a network on the meta device its tensors from the diffusers layout, and its buffers; without gradients.
+
+    dtype: what they become; None keeps the stored type, and views of the mapped files.
+    Raises CheckpointError where tensors are missing, unknown, of another shape or no floats.
+    """
+    _fill([_Part(network, diffusers.RULES, dtype)], tensors, diffusers.RULES, unwatched, "load")
 
 
 def save(
@@ -154,31 +189,55 @@ def save(
     write(target, sgm.export(components, tower), dtype)
 
 
-def _locate(source: str | Path, revision: str | None, wanted: Sequence[str]) -> tuple[Preset | None, Path]:
-    """The folder of a preset or of a hub repository, fetched if need be, and the released model that it is."""
+def _is_file(source: str | Path) -> bool:
+    return Path(source).is_file() and not (isinstance(source, str) and source in PRESETS)
+
+
+def _refuse_config(source: str | Path, config: Preset | str | Path | None) -> None:
+    if config is not None and Path(source).suffix not in FILE_SUFFIXES:
+        raise UsageError(f"{source} brings its own configuration; expected a config for a single file only.")
+
+
+def _released(source: str | Path) -> Preset | None:
+    """The released model that goes by this name or lies in this repository."""
+    if not isinstance(source, str):
+        return None
     if source in PRESETS:
-        known: Preset | None = PRESETS[str(source)]
-        repo_id = PRESETS[str(source)].hub_id
-    else:
-        known = next((preset for preset in PRESETS.values() if preset.hub_id == source), None)
-        repo_id = str(source)
-        if isinstance(source, Path) or not re.fullmatch(HUB_ID, source) or Path(source).suffix in FILE_SUFFIXES:
-            raise UsageError(
-                f"{source} is no model: there is no such file or folder; expected one of those, a hub repository "
-                f"owner/name, or a preset: {', '.join(PRESETS)}."
-            )
-    if repo_id is not None:
-        return known, hub.fetch(repo_id, revision=revision, patterns=wanted)
-    folder = Path(str(importlib.resources.files("stillmotion") / "weights" / str(source)))
-    if not folder.is_dir():
-        raise CheckpointError(f"the weights of {source} are missing at {folder}; expected them in the package.")
-    return known, folder
+        return PRESETS[source]
+    return None if Path(source).is_dir() else next((each for each in PRESETS.values() if each.hub_id == source), None)
+
+
+def _load_file(
+    path: Path,
+    config: Preset | str | Path | None,
+    types: tuple[torch.dtype | None, torch.dtype | None],
+    with_image_decoder: bool,
+    watch: Watch,
+) -> Loaded:
+    tensors = TensorSet([TensorFile(path)], str(path))
+    preset = _file_preset(path, config, tensors)
+    with META:
+        components = _networks(preset)
+    dtype, autoencoder_dtype = types
+    parts = [
+        _Part(components.unet, sgm.unet_rules(preset.unet), dtype),
+        _Part(components.image_encoder, sgm.image_encoder_rules(preset.image_encoder), dtype),
+        _Part(components.autoencoder, sgm.autoencoder_rules(preset.autoencoder), autoencoder_dtype),
+    ]
+    unused = () if with_image_decoder else sgm.IMAGE_DECODER_IGNORED
+    if with_image_decoder and sgm.has_image_decoder(tensors.entries):
+        with META:
+            components.image_decoder = Autoencoder(replace(preset.autoencoder, decoder="image"))
+        rules = sgm.image_decoder_rules(preset.autoencoder)
+        parts.append(_Part(diffusers.decoder_only(components.image_decoder), rules, autoencoder_dtype))
+    _fill(parts, tensors, Rules((), unused), watch, "load")
+    return Loaded(_finished(components), preset)
 
 
 def _load_folder(
     folder: Path,
     preset: Preset,
-    dtype: torch.dtype | None,
+    types: tuple[torch.dtype | None, torch.dtype | None],
     variant: str | None,
     with_image_decoder: bool,
     watch: Watch,
@@ -196,13 +255,20 @@ def _load_folder(
             components.image_decoder = Autoencoder(image)
         networks["image_decoder"] = diffusers.decoder_only(components.image_decoder)
     for part, network in networks.items():
-        tensors = diffusers.open_weights(folder, part, variant)
-        _fill([_Part(network, diffusers.RULES)], tensors, diffusers.RULES, dtype, watch, f"load {part}")
+        tensors = diffusers.open_weights(folder / part, diffusers.WEIGHTS[part], variant)
+        dtype = types[part in ("vae", "image_decoder")]
+        _fill([_Part(network, diffusers.RULES, dtype)], tensors, diffusers.RULES, watch, f"load {part}")
     return Loaded(_finished(components), preset)
 
 
-def _shape_of(path: Path, config: Preset | str | Path | None) -> Preset:
-    """The preset that a single file follows."""
+def _file_preset(path: Path, config: Preset | str | Path | None, tensors: TensorSet) -> Preset:
+    """The preset that a single file follows, with the kind of decoder that its tensors' names tell."""
+    preset = _chosen(path, config)
+    kind: Literal["image", "temporal"] = "image" if sgm.first_stage_is_image(tensors.entries) else "temporal"
+    return replace(preset, autoencoder=replace(preset.autoencoder, decoder=kind))
+
+
+def _chosen(path: Path, config: Preset | str | Path | None) -> Preset:
     if isinstance(config, Preset):
         return config
     if config is None:
@@ -229,9 +295,7 @@ def _networks(preset: Preset) -> Components:
     )
 
 
-def _fill(
-    parts: Sequence[_Part], tensors: TensorSet, extra: Rules, dtype: torch.dtype | None, watch: Watch, stage: str
-) -> None:
+def _fill(parts: Sequence[_Part], tensors: TensorSet, extra: Rules, watch: Watch, stage: str) -> None:
     """Give the meta networks their tensors, after every name and shape of the file has been found right."""
     places = [{name: part.rules.place(name) for name in part.network.state_dict()} for part in parts]
     _check(parts, places, tensors, extra)
@@ -242,10 +306,12 @@ def _fill(
         part.network.requires_grad_(False)
         state = {}
         for name, place in found.items():
-            state[name] = _read(tensors, place, dtype)
+            state[name] = _read(tensors, place, part.dtype)
             done += 1
             watch(Progress(stage, done, total))
         part.network.load_state_dict(state, strict=True, assign=True)
+        if isinstance(part.network, CLIPVisionModelWithProjection):
+            _fill_buffers(part.network)
 
 
 def _check(parts: Sequence[_Part], places: Sequence[dict[str, Place]], tensors: TensorSet, extra: Rules) -> None:
@@ -291,12 +357,11 @@ def _read(tensors: TensorSet, place: Place, dtype: torch.dtype | None) -> Tensor
 
 
 def _finished(components: Components) -> Components:
-    """Share the encoder with the image decoder, give buffers their values, and make everything ready to run."""
+    """Share the encoder with the image decoder, and make everything ready to run."""
     image_decoder = components.image_decoder
     if image_decoder is not None:
         image_decoder.encoder = components.autoencoder.encoder
         image_decoder.quant_conv = components.autoencoder.quant_conv
-    _fill_buffers(components.image_encoder)
     for network in components.networks().values():
         network.eval().requires_grad_(False)
         left = [name for name, value in network.named_parameters() if value.is_meta]

@@ -51,7 +51,7 @@ def rule(ours: str, theirs: str, form: Form = "same") -> Rule:
 
 
 class Rules:
-    """A table of rules, total in both directions: a name that no rule covers is an error or stands in `ignored`.
+    """A table of rules: a tensor of ours that none covers is an error, one of theirs must be a place or `ignored`.
 
     The rule with the longest matching path wins. Paths match whole dotted names, so `up.1` does not cover `up.10`.
     """
@@ -60,7 +60,6 @@ class Rules:
         self.table = tuple(table)
         self.ignored = tuple(ignored)
         self._by_ours = {path: (found, i) for found in self.table for i, path in enumerate(found.ours)}
-        self._by_theirs = {found.theirs: found for found in self.table}
 
     def place(self, ours: str) -> Place:
         """Where our tensor `ours` is in the foreign layout. Raises CheckpointError where no rule covers it."""
@@ -69,19 +68,6 @@ class Rules:
                 found, part = self._by_ours[path]
                 return Place(_join(found.theirs, rest), found.form, part, len(found.ours))
         raise CheckpointError(f"the tensor {ours} has no name in this layout; expected one that its rules cover.")
-
-    def names(self, theirs: str) -> tuple[str, ...]:
-        """Our tensors in the foreign tensor `theirs`, none if it is ignored. Raises CheckpointError if unknown."""
-        if not self.knows(theirs):
-            raise CheckpointError(f"the tensor {theirs} is not known; expected a name that the layout's rules cover.")
-        for path, rest in _paths(theirs):
-            if path in self._by_theirs and not self.reason(theirs):
-                return tuple(_join(ours, rest) for ours in self._by_theirs[path].ours)
-        return ()
-
-    def knows(self, theirs: str) -> bool:
-        """Whether a rule or the ignored list covers the foreign tensor `theirs`."""
-        return bool(self.reason(theirs)) or any(path in self._by_theirs for path, _ in _paths(theirs))
 
     def reason(self, theirs: str) -> str:
         """Why the foreign tensor `theirs` is left out, or an empty text."""

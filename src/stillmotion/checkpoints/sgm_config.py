@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from ..config import config, parse, read_yaml
 from ..errors import ConfigError
@@ -13,22 +15,25 @@ from ..models.image_encoder import ImageEncoderConfig
 from ..models.unet import UNetConfig
 from ..presets import SVD, SVD_XT, Defaults, Preset
 
+Size = Annotated[int, Field(ge=1)]
+Levels = Annotated[tuple[Size, ...], Field(min_length=1)]
+
 # The original's configurations. What stands here is the allow-list: a target or a parameter that does not is refused,
 # and no name is ever imported. Fields of type Any are known and make no difference to the model that is read.
 
 
 @config
 class _UNet:
-    in_channels: int
-    out_channels: int
-    model_channels: int
-    channel_mult: tuple[int, ...]
-    num_res_blocks: int | tuple[int, ...]
+    in_channels: Size
+    out_channels: Size
+    model_channels: Size
+    channel_mult: Levels
+    num_res_blocks: Size | tuple[Size, ...]
     attention_resolutions: tuple[int, ...]
-    adm_in_channels: int
-    context_dim: int
-    num_head_channels: int
-    transformer_depth: int | tuple[int, ...] = 1
+    adm_in_channels: Size
+    context_dim: Size
+    num_head_channels: Size
+    transformer_depth: Size | tuple[Size, ...] = 1
     num_classes: Literal["sequential"]
     use_linear_in_transformer: Literal[True]
     extra_ff_mix_layer: Literal[True]
@@ -42,12 +47,12 @@ class _UNet:
 
 @config
 class _Autoencoder:
-    ch: int
-    ch_mult: tuple[int, ...]
-    num_res_blocks: int
-    z_channels: int
-    in_channels: int
-    out_ch: int
+    ch: Size
+    ch_mult: Levels
+    num_res_blocks: Size
+    z_channels: Size
+    in_channels: Size
+    out_ch: Size
     double_z: Literal[True]
     attn_resolutions: tuple[()] = ()
     attn_type: Literal["vanilla", "vanilla-xformers"] = "vanilla"
@@ -58,13 +63,13 @@ class _Autoencoder:
 
 @config
 class _Vision:
-    image_size: int
-    patch_size: int
-    width: int
-    layers: int
-    heads: int
-    mlp_ratio: float
-    output_dim: int
+    image_size: Size
+    patch_size: Size
+    width: Size
+    layers: Size
+    heads: Size
+    mlp_ratio: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    output_dim: Size
     activation: Literal["gelu", "quick_gelu"]
 
 
@@ -73,8 +78,8 @@ class _Settings:
     unet: _UNet
     autoencoder: _Autoencoder
     vision: _Vision
-    embed_width: int
-    frames: int
+    embed_width: Size
+    frames: Size
     guidance_min: float | None = None
     guidance_max: float | None = None
     width: int | None = None
@@ -123,7 +128,7 @@ class _Clip:
 
 @config
 class _NumberParams:
-    outdim: int
+    outdim: Size
 
 
 @config
@@ -184,7 +189,7 @@ class _Conditioner:
 class _GuiderParams:
     min_scale: float = 1.0
     max_scale: float
-    num_frames: int | None = None
+    num_frames: Size | None = None
     additional_cond_keys: Any = None
 
 
@@ -297,21 +302,22 @@ def _from_settings(found: _Settings, name: str) -> Preset:
     if found.guidance_min is not None and found.guidance_max is not None:
         given["guidance"] = (found.guidance_min, found.guidance_max)
     vision = found.vision
+    tower = {
+        "width": vision.width,
+        "mlp_width": int(vision.width * vision.mlp_ratio),
+        "layers": vision.layers,
+        "heads": vision.heads,
+        "patch_size": vision.patch_size,
+        "image_size": vision.image_size,
+        "projection_width": vision.output_dim,
+        "activation": vision.activation,
+    }
     return Preset(
         name=name,
         hub_id=None,
         unet=_unet(found.unet, found.embed_width, found.frames, name),
         autoencoder=_autoencoder(found.autoencoder, AutoencoderConfig().scaling_factor, name),
-        image_encoder=ImageEncoderConfig(
-            width=vision.width,
-            mlp_width=int(vision.width * vision.mlp_ratio),
-            layers=vision.layers,
-            heads=vision.heads,
-            patch_size=vision.patch_size,
-            image_size=vision.image_size,
-            projection_width=vision.output_dim,
-            activation=vision.activation,
-        ),
+        image_encoder=parse(ImageEncoderConfig, tower, name),
         defaults=replace(defaults, **{key: value for key, value in given.items() if value is not None}),
     )
 
@@ -326,32 +332,34 @@ def _unet(found: _UNet, number_width: int, frames: int, source: str) -> UNetConf
             f"{source} has channels {channels} with heads of {found.num_head_channels} and {found.adm_in_channels} "
             f"channels of numbers of width {number_width}; expected each to divide without a rest."
         )
-    return UNetConfig(
-        in_channels=found.in_channels,
-        out_channels=found.out_channels,
-        channels=channels,
+    tree = {
+        "in_channels": found.in_channels,
+        "out_channels": found.out_channels,
+        "channels": channels,
         # The original gives the downsampling factors at which there is attention.
-        has_attention=tuple(2**level in found.attention_resolutions for level in range(levels)),
-        heads=heads,
-        layers=_each_level(found.num_res_blocks, levels),
-        transformer_depth=_each_level(found.transformer_depth, levels),
-        context_width=(found.context_dim,) * levels,
-        number_width=number_width,
-        numbers=numbers,
-        frames=frames,
-    )
+        "has_attention": tuple(2**level in found.attention_resolutions for level in range(levels)),
+        "heads": heads,
+        "layers": _each_level(found.num_res_blocks, levels),
+        "transformer_depth": _each_level(found.transformer_depth, levels),
+        "context_width": (found.context_dim,) * levels,
+        "number_width": number_width,
+        "numbers": numbers,
+        "frames": frames,
+    }
+    return parse(UNetConfig, tree, source)
 
 
 def _autoencoder(found: _Autoencoder, scaling_factor: float, source: str) -> AutoencoderConfig:
     if found.in_channels != found.out_ch:
         raise ConfigError(f"{source} has {found.in_channels} image channels in, {found.out_ch} out; expected as many.")
-    return AutoencoderConfig(
-        image_channels=found.in_channels,
-        latent_channels=found.z_channels,
-        channels=tuple(found.ch * times for times in found.ch_mult),
-        layers=found.num_res_blocks,
-        scaling_factor=scaling_factor,
-    )
+    tree = {
+        "image_channels": found.in_channels,
+        "latent_channels": found.z_channels,
+        "channels": tuple(found.ch * times for times in found.ch_mult),
+        "layers": found.num_res_blocks,
+        "scaling_factor": scaling_factor,
+    }
+    return parse(AutoencoderConfig, tree, source)
 
 
 def _each_level(value: int | tuple[int, ...], levels: int) -> tuple[int, ...]:

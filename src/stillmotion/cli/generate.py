@@ -34,10 +34,10 @@ def run(settings: GenerateSettings) -> int:
 
 def _print_made(made: Made) -> None:
     if made.error is not None:
-        print(f"{made.image}: {made.error}")
+        print(f"Error: {made.error}", file=sys.stderr)
         return
     times = ", ".join(f"{stage} {made.seconds[stage]:.1f} s" for stage in STAGES if stage in made.seconds)
-    print(f"{made.path}  (seed {made.seed}; {times})")
+    print(f"{made.path}  ({made.fitted}; seed {made.seed}; {times})")
 
 
 def _print_hints(settings: GenerateSettings, made: Made) -> None:
@@ -56,11 +56,11 @@ def _program() -> str:
 
 
 def _print_plan(planned: Plan) -> None:
-    where = planned.placement
-    print(f"{len(planned.seeds)} video(s) of {len(planned.images)} image(s), seeds {planned.seeds[0]} and up")
-    print(f"model {planned.model} on {where.device} in {where.dtype}, offload {where.offload}")
-    print(f"{planned.width}x{planned.height} pixels, image fitted by {planned.fit}, played at {planned.play_fps:g} fps")
-    print(dump(planned.video).rstrip())
+    asked, where = planned.request, planned.request.placement
+    print(f"{len(asked.seeds)} video(s) of {len(asked.images)} image(s), seeds {asked.seeds[0]} and up")
+    print(f"model {asked.settings.model} on {where.device} in {where.dtype}, offload {where.offload}")
+    print(f"{asked.width}x{asked.height} pixels, image fitted by {asked.fit}, played at {asked.play_fps:g} fps")
+    print(dump(asked.video).rstrip())
     counted = planned.cost
     print(f"{counted.model_calls} model calls, {counted.operations / 1e12:.2f} TFLOP a video,", end=" ")
     print(f"{counted.weight_bytes / 1e9:.2f} GB of weights")

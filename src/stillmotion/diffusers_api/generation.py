@@ -25,17 +25,21 @@ def weights_of(network: Component) -> Tensor:
     return next(network.parameters())
 
 
+def check_generators(generator: Generators, device: torch.device) -> None:
+    """Raise UsageError for a generator on another device, other than the CPU, than the one that is worked on."""
+    each = generator if isinstance(generator, list) else [generator]
+    places = {device.type if one is None else one.device.type for one in each}
+    allowed = {"cpu", device.type}
+    if not places <= allowed:
+        expected = " or ".join(sorted(allowed))
+        raise UsageError(f"the generator is on {', '.join(sorted(places))}; expected one on {expected}.")
+
+
 def draw_noise(
     shape: tuple[int, ...], generator: Generators, device: torch.device, dtype: torch.dtype
 ) -> Float[Tensor, "b ..."]:
-    """Unit noise drawn on the generator's device: by one for the whole batch, or by one a sample.
-
-    Raises UsageError for a generator on another device, other than the CPU, than the one that is worked on.
-    """
+    """Unit noise drawn on the generator's device: by one for the whole batch, or by one a sample."""
     each = generator if isinstance(generator, list) else [generator]
-    places = {device.type if one is None else one.device.type for one in each}
-    if not places <= {"cpu", device.type}:
-        raise UsageError(f"the generator is on {', '.join(sorted(places))}; expected one on cpu or {device.type}.")
     rows = shape if len(each) == 1 else (1, *shape[1:])
     drawn = [
         torch.randn(rows, generator=one, device=device if one is None else one.device, dtype=dtype).to(device)
@@ -79,12 +83,7 @@ def is_guided(scale: float | Tensor) -> bool:
 
 def denoiser(unet: Component, condition: Condition, scale: Callable[[], float | Tensor]) -> Denoise:
     """The estimate of clean latents; `scale` says the guidance as it stands at each step."""
-    nothing = condition.unconditional()
-    both = Condition(
-        torch.cat([nothing.context, condition.context]),
-        torch.cat([nothing.image_latents, condition.image_latents]),
-        torch.cat([nothing.numbers, condition.numbers]),
-    )
+    both = condition.both_branches()
 
     def predict(told: Condition, x: Tensor, c_noise: Tensor) -> Tensor:
         return unet(

@@ -14,15 +14,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..checkpoints.diffusers import autoencoder_config, unet_config
-from ..errors import CheckpointError, UsageError
+from ..checkpoints.diffusers import VERSION, autoencoder_config, unet_config, write_json
+from ..errors import CheckpointError, ConfigError, UsageError
+from ..hub import Access
 from ..models.autoencoder import Autoencoder, AutoencoderConfig, Moments
 from ..models.unet import UNet, UNetConfig, set_forward_chunking
 from ..nn.transformer import TemporalTransformerBlock
 from . import pretrained
+from .generation import Component, weights_of
 from .records import Config, Output, arguments_of
 
-VERSION = "0.24.0.dev0"  # of diffusers, in the released folders
 NormEps = Literal["original", "diffusers"]
 
 
@@ -69,6 +70,43 @@ class DiagonalGaussianDistribution:
     def kl(self) -> Float[Tensor, " n"]:
         """Divergence from the unit Gaussian in nats, summed over each image's latents."""
         return 0.5 * (self.mean.square() + self.var - 1 - self.logvar).flatten(1).sum(1)
+
+
+def _device(network: nn.Module) -> torch.device:
+    """Where the weights are."""
+    return weights_of(network).device
+
+
+def _dtype(network: nn.Module) -> torch.dtype:
+    """The precision of the weights."""
+    return weights_of(network).dtype
+
+
+def _num_parameters(self: nn.Module, only_trainable: bool = False) -> int:
+    """How many numbers the network consists of."""
+    return sum(p.numel() for p in self.parameters() if p.requires_grad or not only_trainable)
+
+
+def _save_pretrained(
+    self: Component,
+    save_directory: str | Path,
+    is_main_process: bool = True,
+    save_function: object = None,
+    safe_serialization: bool = True,
+    variant: str | None = None,
+    max_shard_size: int | str = pretrained.MAX_SHARD_SIZE,
+    push_to_hub: bool = False,
+) -> None:
+    """Write config.json and the weights, over older ones; diffusers and we load them.
+
+    is_main_process: False writes nothing. max_shard_size: the most bytes of one file, also as in "5GB".
+    Raises UsageError for a pickle, another `save_function` or an upload, StillmotionError where the disk refuses.
+    """
+    pretrained.check_saving(safe_serialization, save_function, push_to_hub)
+    most = pretrained.shard_bytes(max_shard_size)
+    if is_main_process:
+        pretrained.write_network(self, Path(save_directory), pretrained.STEM, variant, most)
+        write_json(Path(save_directory) / "config.json", self.config)
 
 
 class UNetSpatioTemporalConditionModel(UNet):
@@ -143,40 +181,31 @@ class UNetSpatioTemporalConditionModel(UNet):
         revision: str | None = None,
         use_safetensors: bool | None = None,
         low_cpu_mem_usage: bool = True,
+        cache_dir: str | Path | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool | None = None,
+        force_download: bool = False,
         norm_eps: NormEps | None = None,
     ) -> UNetSpatioTemporalConditionModel:
         """The U-Net of a model's folder, preset or hub repository (with `subfolder="unet"`), or of its own folder.
 
         In eval mode, in float32 unless `torch_dtype` or `dtype` says otherwise. `low_cpu_mem_usage` changes nothing:
-        weights never exist twice. Raises UsageError, CheckpointError or HubError.
+        weights never exist twice. cache_dir, token, local_files_only, force_download: of the hub's client. Raises
+        UsageError, CheckpointError or HubError.
         """
         pretrained.check_loading(use_safetensors)
-        place = pretrained.part_folder(pretrained_model_name_or_path, subfolder, variant, revision)
+        access = Access(cache_dir, token, bool(local_files_only), force_download)
+        files = pretrained.network_files(variant)
+        place = pretrained.part_folder(pretrained_model_name_or_path, subfolder, files, revision, access)
         changes = {} if norm_eps is None else {"norm_eps": norm_eps}
         with torch.device("meta"):
-            network = cls.from_config(pretrained.read_document(place / "config.json"), **changes)
-        pretrained.read_weights(network, place, variant, pretrained.chosen_dtype(torch_dtype, dtype))
-        return network.eval()
+            network = cls.from_config(pretrained.read_config(place, "UNetSpatioTemporalConditionModel"), **changes)
+        return pretrained.filled(network, place, variant, pretrained.chosen_dtype(torch_dtype, dtype))
 
-    def save_pretrained(
-        self, save_directory: str | Path, safe_serialization: bool = True, variant: str | None = None
-    ) -> None:
-        """Write config.json and the weights, as one safetensors file; diffusers and we load them."""
-        _save(self, self.config, Path(save_directory), safe_serialization, variant)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.conv_in.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The precision of the weights."""
-        return self.conv_in.weight.dtype
-
-    def num_parameters(self, only_trainable: bool = False) -> int:
-        """How many numbers the network consists of."""
-        return _count(self, only_trainable)
+    save_pretrained = _save_pretrained
+    num_parameters = _num_parameters
+    device = property(_device)
+    dtype = property(_dtype)
 
     def enable_gradient_checkpointing(self) -> None:
         """Compute activations anew in the backward pass rather than keep them."""
@@ -284,34 +313,24 @@ class AutoencoderKLTemporalDecoder(Autoencoder):
         revision: str | None = None,
         use_safetensors: bool | None = None,
         low_cpu_mem_usage: bool = True,
+        cache_dir: str | Path | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool | None = None,
+        force_download: bool = False,
     ) -> AutoencoderKLTemporalDecoder:
         """The autoencoder of a model's folder (`subfolder="vae"`), or of its own folder; as the U-Net's."""
         pretrained.check_loading(use_safetensors)
-        place = pretrained.part_folder(pretrained_model_name_or_path, subfolder, variant, revision)
+        access = Access(cache_dir, token, bool(local_files_only), force_download)
+        files = pretrained.network_files(variant)
+        place = pretrained.part_folder(pretrained_model_name_or_path, subfolder, files, revision, access)
         with torch.device("meta"):
-            network = cls.from_config(pretrained.read_document(place / "config.json"))
-        pretrained.read_weights(network, place, variant, pretrained.chosen_dtype(torch_dtype, dtype))
-        return network.eval()
+            network = cls.from_config(pretrained.read_config(place, "AutoencoderKLTemporalDecoder"))
+        return pretrained.filled(network, place, variant, pretrained.chosen_dtype(torch_dtype, dtype))
 
-    def save_pretrained(
-        self, save_directory: str | Path, safe_serialization: bool = True, variant: str | None = None
-    ) -> None:
-        """Write config.json and the weights, as one safetensors file; diffusers and we load them."""
-        _save(self, self.config, Path(save_directory), safe_serialization, variant)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.quant_conv.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The precision of the weights."""
-        return self.quant_conv.weight.dtype
-
-    def num_parameters(self, only_trainable: bool = False) -> int:
-        """How many numbers the network consists of."""
-        return _count(self, only_trainable)
+    save_pretrained = _save_pretrained
+    num_parameters = _num_parameters
+    device = property(_device)
+    dtype = property(_dtype)
 
     def encode(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, x: Float[Tensor, "n c h w"], return_dict: bool = True
@@ -379,7 +398,7 @@ def _unet_shape(document: Mapping[str, Any], norm_eps: NormEps) -> UNetConfig:
         raise UsageError(f"norm_eps is {norm_eps!r}; expected original or diffusers.")
     try:
         return dataclasses.replace(unet_config(document, Path("the U-Net")), norm_eps=norm_eps)
-    except CheckpointError as error:
+    except (CheckpointError, ConfigError) as error:
         raise UsageError(str(error)) from None
 
 
@@ -395,16 +414,5 @@ def _autoencoder_shape(document: Mapping[str, Any]) -> AutoencoderConfig:
         )
     try:
         return autoencoder_config(document, Path("the autoencoder"))
-    except CheckpointError as error:
+    except (CheckpointError, ConfigError) as error:
         raise UsageError(str(error)) from None
-
-
-def _save(network: nn.Module, config: Config, folder: Path, safe_serialization: bool, variant: str | None) -> None:
-    pretrained.check_saving(safe_serialization)
-    stem = f"{pretrained.STEM}.{variant}" if variant else pretrained.STEM
-    pretrained.write_weights(network, folder / f"{stem}.safetensors")
-    pretrained.write_document(folder / "config.json", config)
-
-
-def _count(network: nn.Module, only_trainable: bool) -> int:
-    return sum(p.numel() for p in network.parameters() if p.requires_grad or not only_trainable)

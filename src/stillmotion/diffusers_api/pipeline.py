@@ -7,31 +7,34 @@ import dataclasses
 import inspect
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..checkpoints import diffusers as layout
-from ..checkpoints.load import Loaded, load, single_file
+from ..checkpoints.load import folder_preset, locate, single_file
 from ..conditioning import Condition, micro_conditions
-from ..config import to_tree
-from ..diffusion.samplers import Euler, sample
+from ..diffusion.samplers import Euler, check_levels, sample
 from ..errors import Cancelled, UsageError
+from ..events import Progress
+from ..hub import Access
+from ..models.autoencoder import decode_in_chunks
 from ..pipelines.image_to_video import start_scale
-from ..placement import Placement, resolve
-from ..presets import PRESETS, Preset
-from . import offload, pretrained
+from ..placement import Placement, layer_by_layer, resolve, visiting
+from ..presets import Preset
+from . import pretrained
+from .folder import COMPONENTS, NETWORKS, components_of, has_every_shape, index_of, read_components, write_components
 from .generation import (
     Component,
     Generators,
+    check_generators,
     clip_input,
     denoiser,
     draw_noise,
@@ -41,17 +44,14 @@ from .generation import (
     weights_of,
 )
 from .media import Images, Picture, as_output, pictures, stretched, to_signed
-from .networks import NormEps, as_autoencoder, as_unet
+from .networks import NormEps
 from .records import Config, Output
 from .request import Request, StepCallback, check_request, selected
-from .scheduler import FILE as SCHEDULER_FILE
-from .scheduler import EulerDiscreteScheduler
 
 logger = logging.getLogger(__name__)
 
 SIZE_UNIT = 8  # pixels; diffusers refuses other sizes whatever the autoencoder
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
-COMPONENTS = ("vae", "image_encoder", "unet", "scheduler", "feature_extractor")
 
 
 @dataclasses.dataclass
@@ -107,6 +107,10 @@ class StableVideoDiffusionPipeline:
         use_safetensors: bool | None = None,
         low_cpu_mem_usage: bool = True,
         device_map: str | None = None,
+        cache_dir: str | Path | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool | None = None,
+        force_download: bool = False,
         norm_eps: NormEps | None = None,
         vae: Component = None,
         image_encoder: Component = None,
@@ -116,24 +120,25 @@ class StableVideoDiffusionPipeline:
     ) -> StableVideoDiffusionPipeline:
         """The pipeline of a diffusers folder, a hub repository, a preset (`tiny`, `svd-xt`) or a single file.
 
-        Weights become float32 unless `torch_dtype` or `dtype` says otherwise. A component that is given replaces the
-        folder's. norm_eps: the epsilons of the U-Net's norms, "original" or "diffusers"; None is what was saved, or
-        the original's. device_map: a device to move everything to. `low_cpu_mem_usage` changes nothing: weights never
-        exist twice. Raises UsageError, CheckpointError or HubError.
+        Weights become float32 unless `torch_dtype` or `dtype` says otherwise. A component that is given takes the
+        place of the folder's, which is neither fetched nor read. norm_eps: the epsilons of the U-Net's norms,
+        "original" or "diffusers"; None is what was saved, or the original's. device_map: a device to move everything
+        to. cache_dir, token, local_files_only, force_download: of the hub's client. `low_cpu_mem_usage` changes
+        nothing: weights never exist twice. Raises UsageError, CheckpointError or HubError.
         """
         pretrained.check_loading(use_safetensors)
-        wanted = pretrained.chosen_dtype(torch_dtype, dtype)
-        if Path(pretrained_model_name_or_path).is_file():
-            made = cls.from_single_file(pretrained_model_name_or_path, dtype=wanted, norm_eps=norm_eps)
+        wanted, source = pretrained.chosen_dtype(torch_dtype, dtype), pretrained_model_name_or_path
+        each = zip(COMPONENTS, (vae, image_encoder, unet, scheduler, feature_extractor), strict=True)
+        given = {name: component for name, component in each if component is not None}
+        if Path(source).is_file():
+            loaded = single_file(Path(source), dtype=wanted)
+            made = cls._of(components_of(loaded, norm_eps) | given, loaded.preset)
         else:
-            folder = pretrained.model_folder(pretrained_model_name_or_path, revision, layout.patterns(variant, False))
-            loaded = load(folder, dtype=wanted, variant=variant)
-            preset = PRESETS.get(str(pretrained_model_name_or_path), loaded.preset)
-            made = cls._of(Loaded(loaded.components, preset), folder, norm_eps)
-        given = dict(zip(COMPONENTS, (vae, image_encoder, unet, scheduler, feature_extractor), strict=True))
-        for name, component in given.items():
-            if component is not None:
-                setattr(made, name, component)
+            access = Access(cache_dir, token, bool(local_files_only), force_download)
+            needed = [name for name in NETWORKS if name not in given]
+            folder = locate(source, layout.patterns(variant, needed), revision, access)
+            preset = folder_preset(source, folder) if not given or has_every_shape(folder) else None
+            made = cls._of(read_components(folder, given, preset, variant, wanted, norm_eps), preset)
         return made if device_map is None else made.to(device_map)
 
     @classmethod
@@ -152,54 +157,30 @@ class StableVideoDiffusionPipeline:
         or its JSON; not needed where the file has a released name. Raises UsageError or CheckpointError.
         """
         wanted = pretrained.chosen_dtype(torch_dtype, dtype)
-        return cls._of(single_file(Path(pretrained_model_link_or_path), config, dtype=wanted), None, norm_eps)
+        loaded = single_file(Path(pretrained_model_link_or_path), config, dtype=wanted)
+        return cls._of(components_of(loaded, norm_eps), loaded.preset)
 
     @classmethod
-    def _of(cls, loaded: Loaded, folder: Path | None, norm_eps: NormEps | None) -> StableVideoDiffusionPipeline:
-        """Our networks behind diffusers' faces, with the scheduler and the feature extractor of `folder`."""
-        components, preset = loaded.components, loaded.preset
-        settings = layout.SCHEDULER | {"sigma_min": preset.defaults.sigma_min, "sigma_max": preset.defaults.sigma_max}
-        if folder is not None and (folder / "scheduler" / SCHEDULER_FILE).exists():
-            settings = pretrained.read_document(folder / "scheduler" / SCHEDULER_FILE)
-        extractor = layout.FEATURE_EXTRACTOR
-        if folder is not None and (folder / "feature_extractor" / "preprocessor_config.json").exists():
-            extractor = pretrained.read_document(folder / "feature_extractor" / "preprocessor_config.json")
-        saved = {} if folder is None else pretrained.read_document(folder / "unet" / "config.json")
-        eps: NormEps = saved.get("norm_eps", "original") if norm_eps is None else norm_eps
-        made = cls(
-            vae=as_autoencoder(components.autoencoder, layout.autoencoder_document(components.autoencoder.cfg)),
-            image_encoder=components.image_encoder,
-            unet=as_unet(components.unet, eps, layout.unet_document(components.unet.cfg)),
-            scheduler=EulerDiscreteScheduler.from_config(settings),
-            feature_extractor=transformers.CLIPImageProcessor.from_dict(dict(extractor)),
-        )
+    def _of(cls, components: Mapping[str, Component], preset: Preset | None) -> StableVideoDiffusionPipeline:
+        made = cls(**components)
         made._preset = preset
         return made
 
     def save_pretrained(
-        self, save_directory: str | Path, safe_serialization: bool = True, variant: str | None = None
+        self,
+        save_directory: str | Path,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str | None = None,
+        push_to_hub: bool = False,
     ) -> None:
         """Write the diffusers folder, each file whole or not at all, beside what else is there.
 
-        Compiled networks are saved as what they were made of. Raises UsageError or StillmotionError.
+        max_shard_size: the most bytes of one file of weights, also as in "5GB". Compiled networks are saved as what
+        they were made of. Raises UsageError or StillmotionError.
         """
-        pretrained.check_saving(safe_serialization)
-        folder = Path(save_directory)
-        unet, vae, tower = (_uncompiled(network) for network in (self.unet, self.vae, self.image_encoder))
-        unet.save_pretrained(folder / "unet", variant=variant)
-        vae.save_pretrained(folder / "vae", variant=variant)
-        stem = f"model.{variant}" if variant else "model"
-        pretrained.write_weights(tower, folder / "image_encoder" / f"{stem}.safetensors")
-        shape = layout.image_encoder_config(tower.config.to_dict(), Path("the image encoder"))
-        tower_document = layout.image_encoder_document(shape, tower.dtype)
-        pretrained.write_document(folder / "image_encoder" / "config.json", tower_document)
-        self.scheduler.save_pretrained(folder / "scheduler")
-        if self.feature_extractor is not None:
-            self.feature_extractor.save_pretrained(folder / "feature_extractor")
-        if self._preset is not None:
-            ours = {"name": self._preset.name, "defaults": to_tree(self._preset.defaults)}
-            pretrained.write_document(folder / layout.OURS, ours)
-        pretrained.write_document(folder / "model_index.json", self.config)
+        pretrained.check_saving(safe_serialization, push_to_hub=push_to_hub)
+        write_components(Path(save_directory), self.components, self._preset, variant, max_shard_size)
 
     @property
     def components(self) -> dict[str, Any]:
@@ -209,14 +190,7 @@ class StableVideoDiffusionPipeline:
     @property
     def config(self) -> Config:
         """The index of the diffusers folder: library and class of each component."""
-        index: dict[str, Any] = {"_class_name": layout.PIPELINE, "_diffusers_version": layout.VERSION}
-        for name, component in self.components.items():
-            of_transformers = name in ("image_encoder", "feature_extractor")
-            kind = None if component is None else type(_uncompiled(component)).__name__
-            index[name] = [None if kind is None else "transformers" if of_transformers else "diffusers", kind]
-        if self.feature_extractor is not None:  # transformers' name for it varies with what else is installed
-            index["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
-        return Config(index)
+        return index_of(self.components)
 
     @property
     def device(self) -> torch.device:
@@ -372,9 +346,9 @@ class StableVideoDiffusionPipeline:
             latents=latents,
             callback=selected(callback_on_step_end, callback_on_step_end_tensor_inputs),
         )
-        self._check(request)
+        levels = self._check(request)
         self._guidance_scale = guidance_ramp(min_guidance_scale, max_guidance_scale, count).to(self._execution_device)
-        made = self._generate(request)
+        made = self._generate(request, levels)
         frames = made if output_type == "latent" else as_output(self._decode(made, request.chunk), output_type)
         return StableVideoDiffusionPipelineOutput(frames=frames) if return_dict else (frames,)
 
@@ -394,10 +368,9 @@ class StableVideoDiffusionPipeline:
         return self.device if self._offload is None else self._offload[1]
 
     def _enable_offload(self, kind: str, gpu_id: int | None, device: str | torch.device | None) -> None:
-        target = torch.device(device) if device is not None else offload.accelerator()
-        if gpu_id is not None and target.type != "cpu":
-            target = torch.device(target.type, gpu_id)
-        target = torch.device(resolve(Placement(device=str(target), dtype="float32")).device)
+        found = torch.device(resolve(Placement(device=str(device or "auto"), dtype="float32")).device)
+        name = str(found) if gpu_id is None or found.type == "cpu" else f"{found.type}:{gpu_id}"
+        target = torch.device(resolve(Placement(device=name, dtype="float32")).device)
         if target.type == "cpu":
             logger.info("There is no GPU here: offload keeps every network where it is.")
         self.to("cpu")
@@ -407,7 +380,7 @@ class StableVideoDiffusionPipeline:
         if self._offload is None:
             return contextlib.nullcontext()
         kind, device = self._offload
-        return offload.visiting(network, device) if kind == "model" else offload.layer_by_layer(network, device)
+        return visiting(network, device) if kind == "model" else layer_by_layer(network, device)
 
     def _size(self, name: str, value: int | None) -> int:
         unit = math.lcm(SIZE_UNIT, self.vae_scale_factor)
@@ -418,24 +391,28 @@ class StableVideoDiffusionPipeline:
             raise UsageError(f"{name} is {pixels}; expected a multiple of {unit} pixels.")
         return pixels
 
-    def _check(self, request: Request) -> None:
+    def _check(self, request: Request) -> Float[Tensor, " n"]:
+        """The noise levels of a request, found sound."""
         check_request(request, self._latents_shape(request))
+        check_generators(request.generator, self._execution_device)
         config = self.unet.config
         if config.projection_class_embeddings_input_dim != 3 * config.addition_time_embed_dim:
             raise UsageError("the U-Net reads another number of conditions than three; expected fps, motion and noise.")
         prediction = self.scheduler.config.get("prediction_type", "v_prediction")
         if prediction != "v_prediction":
             raise UsageError(f"the scheduler's prediction_type is {prediction}; expected v_prediction.")
+        levels = self._levels(request)
+        check_levels(levels)
+        return levels
 
     def _latents_shape(self, request: Request) -> tuple[int, ...]:
         channels = self.unet.config.in_channels // 2  # the other half are the image's
         size = request.height // self.vae_scale_factor, request.width // self.vae_scale_factor
         return (request.videos, request.frames, channels, *size)
 
-    def _generate(self, request: Request) -> Float[Tensor, "b t c h w"]:
+    def _generate(self, request: Request, levels: Float[Tensor, " n"]) -> Float[Tensor, "b t c h w"]:
         """Scaled latents. The draws: each image's noise, also where its strength is 0, then the latents'."""
         condition = self._condition(request)
-        levels = self._levels(request)
         dtype = condition.context.dtype
         if request.latents is None:
             noise = draw_noise(self._latents_shape(request), request.generator, self._execution_device, dtype)
@@ -505,22 +482,17 @@ class StableVideoDiffusionPipeline:
     def _decode(self, latents: Float[Tensor, "b t c h w"], chunk: int) -> Float[Tensor, "b t c2 h2 w2"]:
         unscaled = (latents / self.vae.config.scaling_factor).to(weights_of(self.vae).dtype)
         is_temporal = "num_frames" in inspect.signature(self.vae.decode).parameters
-        videos = []
+
+        def decode(part: Float[Tensor, "1 t c h w"]) -> Float[Tensor, "1 t c2 h2 w2"]:
+            known = {"num_frames": part.shape[1]} if is_temporal else {}
+            return self.vae.decode(part[0], **known).sample.float()[None]
+
+        def stop_if_asked(event: Progress) -> None:
+            self._stop_if_asked(f"{event.done} of {event.total} decoded frames")
+
         with self._use(self.vae):
-            for video in unscaled.to(self._execution_device):
-                parts = []
-                for rows in video.split(chunk):
-                    decoded = self.vae.decode(rows, num_frames=len(rows)) if is_temporal else self.vae.decode(rows)
-                    parts.append(decoded.sample.float())
-                    self._stop_if_asked("a chunk of the decoding")
-                videos.append(torch.cat(parts))
-        return torch.stack(videos)
+            return decode_in_chunks(decode, unscaled.to(self._execution_device), chunk, stop_if_asked)
 
     def _stop_if_asked(self, done: str) -> None:
         if self._interrupt:
             raise Cancelled(f"the generation was stopped behind {done}; no video was made.")
-
-
-def _uncompiled(component: Component) -> Component:
-    """What torch.compile was given, or the component itself."""
-    return component._orig_mod if isinstance(component, torch._dynamo.OptimizedModule) else component

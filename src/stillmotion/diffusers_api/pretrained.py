@@ -2,99 +2,86 @@
 
 from __future__ import annotations
 
-import importlib.resources
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from transformers import CLIPVisionModelWithProjection
 
-from .. import hub
-from ..checkpoints.load import HUB_ID
-from ..checkpoints.store import TensorFile, TensorSet, write
-from ..errors import CheckpointError, UsageError
-from ..files import atomic_path
-from ..presets import PRESETS
+from ..checkpoints import diffusers as layout
+from ..checkpoints.load import fill, locate
+from ..errors import UsageError
+from ..hub import Access
+from ..models.image_encoder import build_image_encoder
 
-STEM = "diffusion_pytorch_model"  # the first word of diffusers' weight files
+STEM = layout.WEIGHTS["unet"]  # the first word of diffusers' own weight files
+MAX_SHARD_SIZE = "10GB"  # diffusers' default for one network
+UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
-
-def model_folder(source: str | Path, revision: str | None, patterns: Sequence[str]) -> Path:
-    """The folder of a preset, of a path or of a hub repository; of the last, the files that match are fetched.
-
-    Raises UsageError where it is none of them, HubError where it cannot be fetched.
-    """
-    preset = PRESETS.get(source) if isinstance(source, str) else None
-    if preset is not None and preset.hub_id is None:
-        return Path(str(importlib.resources.files("stillmotion") / "weights" / preset.name))
-    if preset is None and Path(source).is_dir():
-        return Path(source)
-    repo_id = str(source) if preset is None else str(preset.hub_id)
-    if not re.fullmatch(HUB_ID, repo_id):
-        raise UsageError(
-            f"{source} is no model: there is no such folder; expected a diffusers folder, a hub repository owner/name, "
-            f"or a preset: {', '.join(PRESETS)}."
-        )
-    return hub.fetch(repo_id, revision=revision, patterns=patterns)
+Network = TypeVar("Network", bound=nn.Module)
 
 
-def part_folder(source: str | Path, subfolder: str | None, variant: str | None, revision: str | None) -> Path:
-    """The folder that holds the configuration and the weights of one part of a model."""
+def part_folder(
+    source: str | Path, subfolder: str | None, names: Sequence[str], revision: str | None, access: Access
+) -> Path:
+    """The folder of one part of a model; of a hub repository only the files of these `names` are fetched from it."""
     inside = f"{subfolder}/" if subfolder else ""
-    patterns = [f"{inside}*.json", f"{inside}*{f'.{variant}' if variant else ''}*.safetensors"]
-    return model_folder(source, revision, patterns) / (subfolder or "")
+    return locate(source, [inside + name for name in names], revision, access) / (subfolder or "")
 
 
-def read_document(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises CheckpointError where there is none."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing; expected a configuration, as diffusers writes it.") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {str(error).splitlines()[0]}.") from None
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path} holds a {type(found).__name__}; expected a JSON object.")
+def network_files(variant: str | None) -> list[str]:
+    """The names that the files of one of diffusers' networks may have in its folder."""
+    return ["config.json", *layout.weight_patterns(STEM, variant)]
+
+
+def read_config(place: Path, class_name: str) -> dict[str, Any]:
+    """The configuration of a network. Raises CheckpointError where there is none of this class."""
+    found = layout.read_json(place / "config.json")
+    layout.expect_class(found, [class_name], place)
     return found
 
 
-def write_document(path: Path, document: Mapping[str, Any]) -> None:
-    """Write a JSON object, whole or not at all."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+def filled(network: Network, place: Path, variant: str | None, dtype: torch.dtype) -> Network:
+    """A network on the meta device, given its weights; in eval mode, with gradients, as diffusers has it."""
+    fill(network, layout.open_weights(place, STEM, variant), dtype)
+    return network.requires_grad_(True).eval()
 
 
-def read_weights(network: nn.Module, place: Path, variant: str | None, dtype: torch.dtype | None) -> None:
-    """Fill a network on the meta device from the weights in `place`, whole or in shards.
-
-    dtype: what floating-point weights become; None keeps the stored type.
-    Raises CheckpointError where tensors are missing, unknown or of another shape.
-    """
-    stem = f"{STEM}.{variant}" if variant else STEM
-    files = [place / f"{stem}.safetensors"]
-    if not files[0].exists():
-        files = sorted(place.glob(f"{stem}-?????-of-?????.safetensors"))
-    if not files:
-        raise CheckpointError(f"{place} has no weights; expected {stem}.safetensors; a pickle is never opened.")
-    tensors = TensorSet([TensorFile(path) for path in files], str(place))
-    _check_names(network, tensors)
-    # The clone also frees the network from the file, which may be written anew while it lives.
-    state = {name: tensors.tensor(name).to(dtype=dtype, copy=True) for name in tensors.entries}
-    network.load_state_dict(state, strict=True, assign=True)
+def read_image_encoder(place: Path, variant: str | None, dtype: torch.dtype) -> CLIPVisionModelWithProjection:
+    """The vision tower in a folder."""
+    with torch.device("meta"):
+        tower = build_image_encoder(layout.image_encoder_config(layout.read_json(place / "config.json"), place))
+    fill(tower, layout.open_weights(place, layout.WEIGHTS["image_encoder"], variant), dtype)
+    return tower.eval()
 
 
-def write_weights(network: nn.Module, path: Path) -> None:
-    """Write a network's weights as one safetensors file, whole or not at all."""
-    write(path, {name: (tensor,) for name, tensor in network.state_dict().items()})
+def write_network(network: nn.Module, place: Path, stem: str, variant: str | None, max_shard_bytes: int | None) -> None:
+    """Write a network's weights, each file whole or not at all."""
+    tensors = {name: (tensor,) for name, tensor in network.state_dict().items()}
+    layout.write_weights(place, stem, tensors, None, variant, max_shard_bytes)
 
 
-def check_saving(safe_serialization: bool) -> None:
-    """Raise UsageError where a pickle is asked for."""
+def shard_bytes(size: int | str | None) -> int | None:
+    """The most bytes of one file, given as a number or as in "5GB" or "200MiB". Raises UsageError."""
+    if size is None or (isinstance(size, int) and size > 0):
+        return size
+    found = re.fullmatch(rf"(\d+)\s*({'|'.join(UNITS)})", str(size).strip().upper())
+    if found is None or int(found[1]) == 0:
+        raise UsageError(f"max_shard_size is {size!r}; expected a number of bytes above 0, or a text such as 5GB.")
+    return int(found[1]) * UNITS[found[2]]
+
+
+def check_saving(safe_serialization: bool = True, save_function: object = None, push_to_hub: bool = False) -> None:
+    """Raise UsageError where a pickle, another writer or an upload is asked for."""
     if not safe_serialization:
         raise UsageError("safe_serialization is False; expected True: only safetensors files are written.")
+    if save_function is not None:
+        raise UsageError("save_function is given; expected None: safetensors files are written here.")
+    if push_to_hub:
+        raise UsageError("push_to_hub is True; expected False: upload the folder with `hf upload`.")
 
 
 def check_loading(use_safetensors: bool | None) -> None:
@@ -111,15 +98,3 @@ def chosen_dtype(torch_dtype: torch.dtype | None, dtype: torch.dtype | None) -> 
     if not isinstance(wanted, torch.dtype) or not wanted.is_floating_point:
         raise UsageError(f"torch_dtype is {wanted!r}; expected a floating-point torch.dtype.")
     return wanted
-
-
-def _check_names(network: nn.Module, tensors: TensorSet) -> None:
-    expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    found = {name: entry.shape for name, entry in tensors.entries.items()}
-    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-    if wrong:
-        name = wrong[0]
-        raise CheckpointError(
-            f"{tensors.label} does not fit its configuration in {len(wrong)} tensors: {name} is "
-            f"{found.get(name, 'missing')}; expected {expected.get(name, 'no such tensor')}."
-        )

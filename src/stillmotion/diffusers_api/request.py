@@ -45,7 +45,10 @@ def check_request(request: Request, latents_shape: tuple[int, ...]) -> None:
     """Raise UsageError for numbers out of range, and for generators or latents that do not fit the videos."""
     if not 1 <= request.frames <= MAX_FRAMES:
         raise UsageError(f"num_frames is {request.frames}; expected 1 to {MAX_FRAMES}.")
-    for name, count in {"decode_chunk_size": request.chunk, "num_videos_per_prompt": request.videos_per_image}.items():
+    counts = {"decode_chunk_size": request.chunk, "num_videos_per_prompt": request.videos_per_image}
+    if request.sigmas is None:
+        counts["num_inference_steps"] = request.steps
+    for name, count in counts.items():
         if count < 1:
             raise UsageError(f"{name} is {count}; expected at least 1.")
     for name, value in zip(("fps", "motion_bucket_id", "noise_aug_strength"), request.numbers, strict=True):

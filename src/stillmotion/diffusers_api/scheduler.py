@@ -14,12 +14,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..checkpoints.diffusers import VERSION, read_json, write_json
 from ..errors import UsageError
+from ..hub import Access
 from . import pretrained
 from .records import Config, Output, arguments_of
 
 FILE = "scheduler_config.json"
-VERSION = "0.24.0.dev0"  # of diffusers, in the released folders
 RHO = 7.0  # Karras 2022, section 3
 LAST_ALPHA = 2.0**-24  # the last of alphas_cumprod where the terminal signal is rescaled to nothing: almost 0
 
@@ -102,18 +103,24 @@ class EulerDiscreteScheduler:
     def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | Path,
-        *,
         subfolder: str | None = None,
+        *,
         revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool | None = None,
+        force_download: bool = False,
         **changes: Any,
     ) -> EulerDiscreteScheduler:
         """The scheduler of a model's folder (`subfolder="scheduler"`), or of its own; `changes` as in from_config."""
-        place = pretrained.part_folder(pretrained_model_name_or_path, subfolder, None, revision)
-        return cls.from_config(pretrained.read_document(place / FILE), **changes)
+        access = Access(cache_dir, token, bool(local_files_only), force_download)
+        place = pretrained.part_folder(pretrained_model_name_or_path, subfolder, [FILE], revision, access)
+        return cls.from_config(read_json(place / FILE), **changes)
 
-    def save_pretrained(self, save_directory: str | Path) -> None:
+    def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False) -> None:
         """Write scheduler_config.json."""
-        pretrained.write_document(Path(save_directory) / FILE, self.config)
+        pretrained.check_saving(push_to_hub=push_to_hub)
+        write_json(Path(save_directory) / FILE, self.config)
 
     @property
     def init_noise_sigma(self) -> Float[Tensor, ""]:

@@ -210,11 +210,16 @@ def sample_lms(cfg: LMS, denoise: Denoise, x: Tensor, sigmas: Tensor, after_step
     return x
 
 
+def check_levels(sigmas: Float[Tensor, " n"]) -> None:
+    """Raise UsageError unless a sampler can go from each level to the next."""
+    falls = len(sigmas) > 1 and bool((sigmas.diff() < 0).all())
+    if not falls or sigmas[-1] < 0 or sigmas[0] == torch.inf:
+        raise UsageError(f"sigmas are {sigmas.tolist()}; expected two or more, finite, strictly falling to 0 or above.")
+
+
 def _intervals(sigmas: Tensor) -> list[tuple[Tensor, Tensor]]:
-    levels = sigmas.float()
-    if len(levels) < 2 or not bool((levels.diff() < 0).all()) or levels[-1] < 0:
-        raise UsageError(f"sigmas are {levels.tolist()}; expected at least two, strictly falling to 0 or above.")
-    return list(itertools.pairwise(levels))
+    check_levels(sigmas.float())
+    return list(itertools.pairwise(sigmas.float()))
 
 
 def _churned(cfg: Euler | Heun, x: Tensor, sigma: Tensor, steps: int, draw_noise: DrawNoise) -> tuple[Tensor, Tensor]:

@@ -14,8 +14,9 @@ from ..config import CHOICE, config
 from ..errors import UsageError
 
 MAX_STEPS = 1000
-# Sabour 2024 (Align Your Steps), the ten-step schedule published for Stable Video Diffusion.
-AYS_SVD = (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034)
+# Sabour 2024 (Align Your Steps), published for ten steps of Stable Video Diffusion; sampling goes to 0 from the last
+# but one, and other counts interpolate all eleven.
+AYS_SVD = (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002)
 # Stable Diffusion's training noise: the square roots of beta rise linearly between these.
 DDPM_BETA_START, DDPM_BETA_END, DDPM_STEPS = 0.00085, 0.012, 1000
 
@@ -78,7 +79,7 @@ def schedule(cfg: Karras | AlignYourSteps | DDPM | Levels, steps: int) -> Float[
     elif isinstance(cfg, Karras):
         levels = _karras(cfg, steps)
     elif isinstance(cfg, AlignYourSteps):
-        levels = _log_linear(torch.tensor(AYS_SVD, dtype=torch.float64), steps)
+        levels = _log_linear(torch.tensor(AYS_SVD, dtype=torch.float64), steps + 1)[:-1]
     else:
         levels = ddpm_table()[_even_indices(steps)].flip(0)
     return torch.cat([levels, torch.zeros(1, dtype=levels.dtype)]).float()
@@ -110,10 +111,10 @@ def _karras(cfg: Karras, steps: int) -> Tensor:
     return (high + ramp * (low - high)) ** cfg.rho
 
 
-def _log_linear(levels: Tensor, steps: int) -> Tensor:
-    if steps == len(levels):
+def _log_linear(levels: Tensor, count: int) -> Tensor:
+    if count == len(levels):
         return levels
-    position = torch.linspace(0, len(levels) - 1, steps, dtype=torch.float64)
+    position = torch.linspace(0, len(levels) - 1, count, dtype=torch.float64)
     low = position.floor().long().clamp(max=len(levels) - 2)
     share = position - low
     logs = levels.log()

@@ -97,12 +97,13 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         raise MediaError(f"the image of mode {image.mode} cannot be decoded: {_reason(error)}; {EXPECTED}.") from None
 
 
-def find_images(source: str) -> list[Path]:
+def find_images(source: str | os.PathLike[str]) -> list[Path]:
     """The image files that `source` means: a file, the images directly in a folder, or those that a glob matches.
 
     A file is taken whatever its suffix; in folders and globs only those in SUFFIXES count, in any case, and hidden
     files do not. Sorted by name. Raises UsageError where nothing is found.
     """
+    source = os.fspath(source)
     try:
         candidates, place = _candidates(source)
     except OSError as error:

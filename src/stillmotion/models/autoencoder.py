@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -9,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..config import config
+from ..config import check_sizes, config
 from ..errors import UsageError
 from ..events import Progress, Watch, unwatched
 from ..nn.attention import FrameAttention
@@ -40,6 +42,9 @@ class AutoencoderConfig:
     force_upcast: bool = True
 
     def __post_init__(self) -> None:
+        check_sizes(self, ("image_channels", "latent_channels", "channels", "layers", "sample_size"))
+        if not 0 < self.scaling_factor < math.inf:
+            raise UsageError(f"the scaling factor is {self.scaling_factor}; expected a finite one above 0.")
         if any(width % GROUPS for width in self.channels):
             raise UsageError(f"the autoencoder's channels are {self.channels}; expected multiples of {GROUPS}.")
 
@@ -213,18 +218,22 @@ class Autoencoder(nn.Module):
 
 
 def decode_in_chunks(
-    autoencoder: Autoencoder, latents: Float[Tensor, "b t c h w"], frames_at_once: int, watch: Watch = unwatched
+    decode: Callable[[Tensor], Tensor],
+    latents: Float[Tensor, "b t c h w"],
+    frames_at_once: int,
+    watch: Watch = unwatched,
 ) -> Float[Tensor, "b t c2 h2 w2"]:
     """Decode `frames_at_once` frames at a time, each chunk for itself and never across videos, as the parents do.
 
-    The temporal decoder's norms and convolutions see only the chunk, so a smaller one changes the pixels.
+    decode: such as Autoencoder.decode: latents `1 t c h w` to frames. The temporal decoder's norms and convolutions
+    see only the chunk, so a smaller one changes the pixels.
     """
     total, videos = latents.shape[0] * latents.shape[1], []
     watch(Progress("decode", 0, total))
     for index, video in enumerate(latents):
         chunks = []
         for first in range(0, len(video), frames_at_once):
-            chunks.append(autoencoder.decode(video[None, first : first + frames_at_once]))
+            chunks.append(decode(video[None, first : first + frames_at_once]))
             done = index * len(video) + min(first + frames_at_once, len(video))
             watch(Progress("decode", done, total))
         videos.append(torch.cat(chunks, dim=1))

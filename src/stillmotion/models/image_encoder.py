@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from ..config import config
+from ..config import check_sizes, config
+from ..errors import UsageError
 
 INPUT_SIZE = 224  # both parents resize to this whatever the tower's configuration says
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training images, per channel in [0, 1]
@@ -31,6 +32,15 @@ class ImageEncoderConfig:
     projection_width: int = 1024
     activation: Literal["gelu", "quick_gelu"] = "gelu"
     norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        check_sizes(self, ("width", "mlp_width", "layers", "heads", "patch_size", "image_size", "projection_width"))
+        if self.width % self.heads or self.patch_size > self.image_size:
+            raise UsageError(
+                f"the image encoder has the width {self.width} with {self.heads} heads, and patches of "
+                f"{self.patch_size} in an image of {self.image_size}; expected a multiple of the heads, and a patch "
+                "that fits."
+            )
 
 
 def build_image_encoder(cfg: ImageEncoderConfig) -> CLIPVisionModelWithProjection:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from ..config import config
+from ..config import check_sizes, config
 from ..errors import UsageError
 from ..nn.attention import FeedForward
 from ..nn.embedding import EmbeddingMLP, sinusoid
@@ -50,6 +50,8 @@ class UNetConfig:
     norm_eps: Literal["original", "diffusers"] = "original"
 
     def __post_init__(self) -> None:
+        check_sizes(self, ("in_channels", "out_channels", "channels", "heads", "layers", "transformer_depth"))
+        check_sizes(self, ("context_width", "number_width", "numbers", "frames", "sample_size"))
         levels = len(self.channels)
         for name in ("has_attention", "heads", "layers", "transformer_depth", "context_width"):
             if len(getattr(self, name)) != levels:

@@ -19,11 +19,12 @@ from ..diffusion.precondition import Denoise, VWithEDMNoise, denoised
 from ..diffusion.sigmas import MAX_STEPS, Karras, Schedule, schedule
 from ..errors import UsageError
 from ..events import Progress, Watch, unwatched
-from ..models.autoencoder import decode_in_chunks
+from ..models.autoencoder import Autoencoder, decode_in_chunks
 from ..models.unet import UNet
 from ..placement import Stage
 
 MAX_FRAMES = 1024
+MAX_SIDE_PX = 8192
 
 
 @config
@@ -67,9 +68,8 @@ def animate(
     Height and width are multiples of the autoencoder's downsampling. Each video is made alone, so that it is the
     same in any batch. Raises UsageError for another size, or for a decoder that the model does not have.
     """
-    check_size(stage, images.shape[-1], images.shape[-2])
-    if settings.decoder == "image" and stage.components.image_decoder is None:
-        raise UsageError("decoder is image, but this model has only a temporal one; expected temporal.")
+    check_size(images.shape[-1], images.shape[-2], stage.components.autoencoder.cfg.downsampling)
+    _decoder(stage, settings)
     videos = []
     for image, seed in zip(images, seeds, strict=True):
         generator = torch.Generator().manual_seed(seed)
@@ -134,18 +134,15 @@ def decode(
     """Frames of scaled latents, near [-1, 1]."""
     components = stage.components
     scale = components.autoencoder.cfg.scaling_factor
-    autoencoder = components.autoencoder
-    if settings.decoder == "image" and components.image_decoder is not None:
-        autoencoder = components.image_decoder
+    autoencoder = _decoder(stage, settings)
     with stage.use(autoencoder):
         unscaled = (latents / scale).to(stage.dtype_of(autoencoder))
-        return decode_in_chunks(autoencoder, unscaled, settings.chunk or latents.shape[1], watch)
+        return decode_in_chunks(autoencoder.decode, unscaled, settings.chunk or latents.shape[1], watch)
 
 
 def guided_denoiser(unet: UNet, condition: Condition, scale: Float[Tensor, " t"]) -> Denoise:
     """The SVD denoiser of one condition: both branches in one batch, unconditional first, where guidance needs both."""
-    nothing = condition.unconditional()
-    both = Condition(*(torch.cat(pair) for pair in zip(_fields(nothing), _fields(condition), strict=True)))
+    both = condition.both_branches()
 
     def estimate(told: Condition, x: Tensor, sigma: Tensor) -> Tensor:
         def network(scaled: Tensor, c_noise: Tensor) -> Tensor:
@@ -165,15 +162,20 @@ def start_scale(levels: Float[Tensor, " n"]) -> Float[Tensor, ""]:
     return (levels[0] ** 2 + 1).sqrt()
 
 
-def check_size(stage: Stage, width: int, height: int) -> None:
-    """Raise UsageError unless a frame of this size fills whole latents."""
-    unit = stage.components.autoencoder.cfg.downsampling
-    if width % unit or height % unit or min(width, height) < unit:
-        raise UsageError(f"the size is {width}x{height}; expected multiples of {unit} pixels.")
+def check_size(width: int, height: int, unit: int) -> None:
+    """Raise UsageError unless a frame of this size fills whole latents of `unit` pixels, and is no larger than 8192."""
+    if width % unit or height % unit or not unit <= min(width, height) <= max(width, height) <= MAX_SIDE_PX:
+        raise UsageError(f"size is {width}x{height}; expected multiples of {unit} pixels, at most {MAX_SIDE_PX}.")
 
 
-def _fields(condition: Condition) -> tuple[Tensor, Tensor, Tensor]:
-    return condition.context, condition.image_latents, condition.numbers
+def _decoder(stage: Stage, settings: VideoSettings) -> Autoencoder:
+    """The autoencoder whose decoder was asked for. Raises UsageError where the model has none of that kind."""
+    components = stage.components
+    for autoencoder in (components.autoencoder, components.image_decoder):
+        if autoencoder is not None and autoencoder.cfg.decoder == settings.decoder:
+            return autoencoder
+    own = components.autoencoder.cfg.decoder
+    raise UsageError(f"decoder is {settings.decoder}, which this model does not have; expected {own}.")
 
 
 def _check(name: str, value: float, low: float, high: float) -> None:

@@ -13,6 +13,7 @@ from ..diffusion.guidance import scales
 from ..diffusion.samplers import DPMPP2SAncestral, Heun
 from ..diffusion.sigmas import schedule
 from ..models.autoencoder import Autoencoder
+from ..models.image_encoder import build_image_encoder
 from ..models.unet import UNet
 from ..placement import DTYPES, Placement
 from ..presets import Preset
@@ -24,7 +25,7 @@ REACHED_SHARE = 0.45
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Cost:
-    """Operations (a multiply-add counts two) and bytes of one video."""
+    """Operations (a multiply-add counts two) of one video, but for encoding its image, and bytes of all weights."""
 
     denoise_operations: float
     decode_operations: float
@@ -42,7 +43,8 @@ def cost(preset: Preset, settings: VideoSettings, width: int, height: int, dtype
     unit = preset.autoencoder.downsampling
     branches = 1 if bool((scales(settings.guider, settings.frames) == 1).all()) else 2
     with torch.device("meta"):
-        unet, autoencoder = UNet(preset.unet), Autoencoder(preset.autoencoder)
+        unet, image_encoder = UNet(preset.unet), build_image_encoder(preset.image_encoder)
+        autoencoder = Autoencoder(dataclasses.replace(preset.autoencoder, decoder=settings.decoder))
         shape = (branches, settings.frames, preset.unet.in_channels, height // unit, width // unit)
         inputs = (torch.empty(shape), torch.empty(branches))
         context = torch.empty(branches, 1, preset.unet.context_width[0])
@@ -52,7 +54,7 @@ def cost(preset: Preset, settings: VideoSettings, width: int, height: int, dtype
     steps = len(schedule(settings.sigmas, settings.steps)) - 1
     calls = 2 * steps - 1 if isinstance(settings.sampler, Heun | DPMPP2SAncestral) else steps
     size = DTYPES[dtype].itemsize
-    weights = sum(p.numel() for network in (unet, autoencoder) for p in network.parameters()) * size
+    weights = sum(p.numel() for network in (unet, autoencoder, image_encoder) for p in network.parameters()) * size
     return Cost(call * calls, _operations(lambda: autoencoder.decode(latents)), calls, weights)
 
 

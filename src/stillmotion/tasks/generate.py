@@ -4,37 +4,56 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..checkpoints.load import Loaded, load
+import numpy as np
+import torch
+from PIL import Image
+
+from ..checkpoints.load import Loaded, load, shape_of
 from ..config import checked
 from ..errors import Cancelled, StillmotionError, UsageError
 from ..events import Progress, Watch, unwatched
-from ..files import check_writable, unused_path
-from ..media.images import find_images, fit, read_image, to_pixels, to_uint8
+from ..files import check_writable
+from ..media.images import Fit, find_images, fit, read_image, to_pixels, to_uint8
 from ..media.video import write_video
-from ..pipelines.image_to_video import VideoSettings, animate
+from ..pipelines.image_to_video import VideoSettings, animate, check_size
 from ..pipelines.plan import Cost, cost, expected_seconds, matrix_rate
 from ..placement import DTYPES, Placement, Stage, resolve
-from ..presets import PRESETS, Preset
+from ..presets import Preset
 from .settings import GenerateSettings, video_settings
+
+FITTED = {"crop": "cropped", "pad": "padded", "stretch": "stretched"}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Request:
+    """A request with nothing left open: settings checked, defaults filled in, images found."""
+
+    settings: GenerateSettings
+    images: tuple[Path, ...]
+    preset: Preset
+    video: VideoSettings
+    width: int
+    height: int
+    fit: Fit
+    play_fps: float
+    placement: Placement
+
+    @property
+    def seeds(self) -> range:
+        """One seed a video, in the order in which they are made."""
+        return range(self.settings.seed, self.settings.seed + len(self.images) * self.settings.count)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Plan:
-    """What will be made, how it will run, and what it is expected to take."""
+    """A request, and what it is expected to take."""
 
-    images: tuple[Path, ...]
-    model: str
-    video: VideoSettings
-    width: int
-    height: int
-    fit: str
-    play_fps: float
-    seeds: tuple[int, ...]
-    placement: Placement
+    request: Request
     cost: Cost
     seconds: float
 
@@ -46,66 +65,101 @@ class Made:
     image: Path
     seed: int
     path: Path | None
+    # How the image became the video's size, as in "640x427 cropped to 128x80".
+    fitted: str
     # Seconds of each stage of this video.
     seconds: dict[str, float]
     error: str | None = None
 
 
-def plan(settings: GenerateSettings, watch: Watch = unwatched) -> Plan:
-    """What `generate` would do, without doing it: only the model's configuration is read where it is a preset."""
-    settings = checked(settings)
-    images = tuple(find_images(settings.image))
-    placement = _placement(settings)
-    preset = PRESETS.get(settings.model) or _load(settings, placement, watch).preset
-    return _plan(settings, preset, images, placement)
+def plan(settings: GenerateSettings) -> Plan:
+    """What `generate` would do, without doing it: no weights are read."""
+    request = _request(settings)
+    counted = cost(request.preset, request.video, request.width, request.height, request.placement.dtype)
+    seconds = len(request.seeds) * expected_seconds(counted, matrix_rate(request.placement))
+    return Plan(request, counted, seconds)
 
 
 def generate(settings: GenerateSettings, watch: Watch = unwatched) -> Iterator[Made]:
     """Make one video of each image and count, in sorted order; video i uses seed + i.
 
-    A file that cannot be animated does not stop the others: its Made carries the reason. Names are never taken from
-    another video, also when two runs share a folder. Raises UsageError before any work for settings that cannot be.
+    An image that cannot be animated does not stop the others: its Made carries the reason; a single one raises it.
+    A video takes its name when it is whole, never one that exists, also when two runs share a folder. Raises
+    UsageError for settings that cannot be, before any weights are read.
     """
+    request = _request(settings)
+    clock = _StageClock(watch)
+    loaded = _load(request, clock)
+    stage = Stage(loaded.components, request.placement)
+    each = itertools.product(request.images, range(request.settings.count))
+    for (image, _), seed in zip(each, request.seeds, strict=True):
+        yield _make(request, stage, image, seed, clock)
+        clock.seconds = {}
+
+
+def _request(settings: GenerateSettings) -> Request:
     settings = checked(settings)
     images = tuple(find_images(settings.image))
+    placement = resolve(Placement(device=settings.device, dtype=settings.dtype, offload=settings.offload))
     _check_output(settings, len(images) * settings.count)
-    placement = _placement(settings)
-    clock = _StageClock(watch)
-    loaded = _load(settings, placement, clock)
-    video = video_settings(settings, loaded.preset)
-    width, height = settings.size or (loaded.preset.defaults.width, loaded.preset.defaults.height)
-    stage = Stage(loaded.components, placement)
-    seeds = iter(range(settings.seed, settings.seed + len(images) * settings.count))
-    for image in images:
-        for _ in range(settings.count):
-            yield _make(settings, stage, loaded.preset, image, next(seeds), video, (width, height), clock)
-            clock.seconds = {}
+    preset = shape_of(settings.model, settings.config)
+    video = video_settings(settings, preset)
+    width, height = settings.size or (preset.defaults.width, preset.defaults.height)
+    check_size(width, height, preset.autoencoder.downsampling)
+    return Request(
+        settings=settings,
+        images=images,
+        preset=preset,
+        video=video,
+        width=width,
+        height=height,
+        fit=settings.fit or preset.defaults.fit,
+        play_fps=video.fps if settings.play_fps is None else settings.play_fps,
+        placement=placement,
+    )
 
 
-def _make(
-    settings: GenerateSettings,
-    stage: Stage,
-    preset: Preset,
-    image: Path,
-    seed: int,
-    video: VideoSettings,
-    size: tuple[int, int],
-    clock: _StageClock,
-) -> Made:
+def _make(request: Request, stage: Stage, image: Path, seed: int, clock: _StageClock) -> Made:
+    fitted = ""
     try:
-        with _reserved(settings, image, seed) as target:
-            picture = fit(read_image(image), *size, settings.fit or preset.defaults.fit)
-            frames = animate(stage, to_pixels([picture]), video, [seed], clock)
-            clock(Progress("write", 0, 1))
-            write_video(target, to_uint8(frames[0]), settings.play_fps or video.fps, overwrite=True)
-            clock(Progress("write", 1, 1))
-        return Made(image, seed, target, clock.seconds)
+        picture = read_image(image)
+        fitted = f"{picture.width}x{picture.height} {FITTED[request.fit]} to {request.width}x{request.height}"
+        frames = _animate(request, stage, picture, seed, clock)
+        clock(Progress("write", 0, 1))
+        path = _publish(request, frames, image, seed)
+        clock(Progress("write", 1, 1))
+        return Made(image, seed, path, fitted, clock.seconds)
     except (UsageError, Cancelled):
         raise
     except StillmotionError as error:
-        if settings.count == 1 and str(image) == settings.image:
+        if len(request.seeds) == 1:
             raise
-        return Made(image, seed, None, clock.seconds, str(error))
+        return Made(image, seed, None, fitted, clock.seconds, str(error))
+
+
+def _animate(request: Request, stage: Stage, picture: Image.Image, seed: int, watch: Watch) -> np.ndarray:
+    pixels = to_pixels([fit(picture, request.width, request.height, request.fit)])
+    with _memory_explained(request):
+        return to_uint8(animate(stage, pixels, request.video, [seed], watch)[0])
+
+
+def _publish(request: Request, frames: np.ndarray, image: Path, seed: int) -> Path:
+    """Write the video under the first name that is free at the moment it is whole."""
+    output = request.settings.output or Path("outputs")
+    if _is_file_name(output):
+        write_video(output, frames, request.play_fps, overwrite=False)
+        return output
+    for number in itertools.count(1):
+        target = output / f"{image.stem}-seed{seed}{'' if number == 1 else f'-{number}'}.mp4"
+        if target.exists():
+            continue
+        try:
+            write_video(target, frames, request.play_fps, overwrite=False)
+            return target
+        except UsageError:
+            if not target.exists():
+                raise
+    raise AssertionError("names do not run out")
 
 
 class _StageClock:
@@ -125,40 +179,29 @@ class _StageClock:
         self._watch(event)
 
 
-def _plan(settings: GenerateSettings, preset: Preset, images: tuple[Path, ...], placement: Placement) -> Plan:
-    video = video_settings(settings, preset)
-    width, height = settings.size or (preset.defaults.width, preset.defaults.height)
-    unit = preset.autoencoder.downsampling
-    if width % unit or height % unit or min(width, height) < unit:
-        raise UsageError(f"size is {width}x{height}; expected multiples of {unit} pixels.")
-    counted = cost(preset, video, width, height, placement.dtype)
-    count = len(images) * settings.count
-    return Plan(
-        images=images,
-        model=settings.model,
-        video=video,
-        width=width,
-        height=height,
-        fit=settings.fit or preset.defaults.fit,
-        play_fps=settings.play_fps or video.fps,
-        seeds=tuple(range(settings.seed, settings.seed + count)),
-        placement=placement,
-        cost=counted,
-        seconds=count * expected_seconds(counted, matrix_rate(placement)),
-    )
+@contextlib.contextmanager
+def _memory_explained(request: Request) -> Iterator[None]:
+    """Turn running out of memory into one sentence."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+        # The CPU's allocator raises a plain RuntimeError.
+        if type(error) is RuntimeError and "memory" not in str(error):
+            raise
+        raise StillmotionError(
+            f"memory ran out at {request.video.frames} frames of {request.width}x{request.height}; "
+            "try a smaller --size, fewer --frames, a --chunk of a few frames, or --offload."
+        ) from None
 
 
-def _placement(settings: GenerateSettings) -> Placement:
-    return resolve(Placement(device=settings.device, dtype=settings.dtype, offload=settings.offload))
-
-
-def _load(settings: GenerateSettings, placement: Placement, watch: Watch) -> Loaded:
+def _load(request: Request, watch: Watch) -> Loaded:
+    settings = request.settings
     return load(
         settings.model,
-        dtype=DTYPES[placement.dtype],
+        dtype=DTYPES[request.placement.dtype],
         variant=settings.variant,
         config=settings.config,
-        with_image_decoder=settings.decoder == "image",
+        with_image_decoder=request.video.decoder != request.preset.autoencoder.decoder,
         watch=watch,
     )
 
@@ -171,27 +214,9 @@ def _check_output(settings: GenerateSettings, videos: int) -> None:
             raise UsageError(f"output is {output}, one file, for {videos} videos; expected a folder.")
         if output.exists():
             raise UsageError(f"output {output} already exists; expected a free name, or a folder.")
-    elif output.is_file():
-        raise UsageError(f"output {output} is a file; expected a name that ends in .mp4, or a folder.")
+    elif not output.is_dir() and (output.exists() or output.suffix):
+        raise UsageError(f"output is {output}; expected a folder, or a free name that ends in .mp4.")
     check_writable(output.parent if _is_file_name(output) else output)
-
-
-@contextlib.contextmanager
-def _reserved(settings: GenerateSettings, image: Path, seed: int) -> Iterator[Path]:
-    """A name that is this video's alone; freed again if there is no video."""
-    output = settings.output or Path("outputs")
-    if _is_file_name(output):
-        target = unused_path(output.parent, output.stem, output.suffix)
-        if target != output:
-            target.unlink()
-            raise UsageError(f"output {output} already exists; expected a free name, or a folder.")
-    else:
-        target = unused_path(output, f"{image.stem}-seed{seed}", ".mp4")
-    try:
-        yield target
-    except BaseException:
-        target.unlink(missing_ok=True)
-        raise
 
 
 def _is_file_name(output: Path) -> bool:

@@ -91,16 +91,19 @@ class GenerateSettings:
         BeforeValidator(_schedule),
         Field(description="karras, ays, ddpm, or falling levels by commas."),
     ] = None
-    decoder: Annotated[Literal["temporal", "image"], Field(description="Decode across frames or each alone.")] = (
-        "temporal"
-    )
+    decoder: Annotated[
+        Literal["temporal", "image"] | None, Field(description="Decode across frames, or each frame alone.")
+    ] = None
     chunk: Annotated[
         int | None, Field(description="Frames decoded at once; fewer need less memory and change the pixels.")
     ] = None
     dtype: Annotated[DType, Field(description="Precision of the networks.")] = "auto"
     device: Annotated[str, Field(description="auto, cpu, cuda, cuda:1, mps.")] = "auto"
     offload: Annotated[Offload, Field(description="What waits in main memory while it is not needed.")] = "none"
-    play_fps: Annotated[float | None, Field(description="How fast the file plays; by default at the true rate.")] = None
+    play_fps: Annotated[
+        float | None,
+        Field(description="How fast the file plays; by default at the true rate.", gt=0, le=1000, allow_inf_nan=False),
+    ] = None
     count: Annotated[int, Field(description="Videos of each image, with seeds that count up.", ge=1, le=10_000)] = 1
     dry_run: Annotated[bool, Field(description="Print the plan and the expected time, and stop.")] = False
 
@@ -119,7 +122,7 @@ def video_settings(settings: GenerateSettings, preset: Preset) -> VideoSettings:
         fps=_given(settings.fps, own.fps),
         motion_bucket=_given(settings.motion, own.motion_bucket),
         noise_aug=_given(settings.noise_aug, own.noise_aug),
-        decoder=settings.decoder,
+        decoder=settings.decoder or preset.autoencoder.decoder,
         chunk=settings.chunk,
     )
 

@@ -44,7 +44,7 @@ def train_frames(
         kl = moments.kl().mean() / moments.mean[0].numel()
         return reconstruction_loss(decoded.float(), frames, cfg) + cfg.kl_weight * kl
 
-    return network, train(cfg.loop, {"autoencoder": network}, loss, folder, watch)
+    return network, train(cfg.loop, {"autoencoder": network}, loss, folder, watch, cfg)
 
 
 def skip_extra_middle(network: Autoencoder) -> None:
@@ -83,7 +83,7 @@ def train_clips(
             decoded = network.decode(latents)
         return reconstruction_loss(decoded.float(), clips, cfg)
 
-    return network, train(cfg.loop, {"autoencoder": network}, loss, folder, watch)
+    return network, train(cfg.loop, {"autoencoder": network}, loss, folder, watch, cfg)
 
 
 def temporal_from_frames(model: AutoencoderConfig, frames_model: Autoencoder) -> Autoencoder:

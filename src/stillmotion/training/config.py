@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Literal
 
-from ..config import config
+from ..config import config, to_tree
 from .toys import ToyConfig
 
 
@@ -42,7 +44,6 @@ class LoopConfig:
 class AutoencoderTraining:
     """Frames in, frames out: first the frame-wise autoencoder, then the decoder's layers across frames."""
 
-    stage: Literal["frames", "clips"] = "frames"
     loop: LoopConfig = LoopConfig()
     toys: ToyConfig = ToyConfig()
     # Weight of the divergence from a unit Gaussian, a latent.
@@ -83,6 +84,17 @@ class TinyTraining:
         loop=LoopConfig(steps=2400, batch_size=8, precision="bf16", save_every=100)
     )
     clips: AutoencoderTraining = AutoencoderTraining(
-        stage="clips", loop=LoopConfig(steps=500, batch_size=2, precision="bf16", save_every=50)
+        loop=LoopConfig(steps=500, batch_size=2, precision="bf16", save_every=50)
     )
     video: VideoTraining = VideoTraining(loop=LoopConfig(steps=6000, batch_size=8, precision="bf16", save_every=50))
+
+
+# What may change when a run goes on: how far it goes, and what is kept on the way.
+FREE = ("steps", "save_every", "log_every")
+
+
+def settings_digest(loop: LoopConfig, stage: AutoencoderTraining | VideoTraining | None = None) -> str:
+    """Sixteen hexadecimal digits that change with every setting, but those in FREE, that changes a run's weights."""
+    own = {} if stage is None else {key: value for key, value in to_tree(stage).items() if key != "loop"}
+    shared = {key: value for key, value in to_tree(loop).items() if key not in FREE}
+    return hashlib.sha256(json.dumps([shared, own], sort_keys=True).encode()).hexdigest()[:16]

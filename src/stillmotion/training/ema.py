@@ -23,11 +23,6 @@ class Ema:
         current = [parameters[name] for name in self.averages]
         torch._foreach_lerp_(list(self.averages.values()), current, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
-    def state_of(self, module_name: str) -> dict[str, Tensor]:
-        """The averaged state dict of one module."""
-        prefix = f"{module_name}."
-        return {name.removeprefix(prefix): v for name, v in self.averages.items() if name.startswith(prefix)}
-
 
 def named_parameters(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     """Every parameter of several modules under `module.parameter`."""

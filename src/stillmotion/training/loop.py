@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..errors import TrainingError
 from ..events import Progress, Watch, unwatched
 from . import checkpoint
-from .config import LoopConfig
+from .config import AutoencoderTraining, LoopConfig, VideoTraining, settings_digest
 from .ema import Ema
 from .optim import adamw, learning_rate
 
@@ -27,15 +27,24 @@ class Loss(Protocol):
     def __call__(self, step: int) -> Tensor: ...
 
 
-def train(cfg: LoopConfig, modules: Mapping[str, nn.Module], loss: Loss, folder: Path, watch: Watch = unwatched) -> Ema:
+def train(
+    cfg: LoopConfig,
+    modules: Mapping[str, nn.Module],
+    loss: Loss,
+    folder: Path,
+    watch: Watch = unwatched,
+    stage: AutoencoderTraining | VideoTraining | None = None,
+) -> Ema:
     """Train `modules` until `cfg.steps`, going on from the state in `folder` if there is one, and return the averages.
 
-    Killed at any point and started again, it ends with the same weights. Raises TrainingError when the loss is no
-    longer finite. The log is one JSON line every `cfg.log_every` steps in `folder/log.jsonl`.
+    Killed at any point and started again, it ends with the same weights. `stage` holds what `loss` depends on beside
+    `cfg`. Raises TrainingError when the loss is no longer finite, or the state is another's or of other settings. The
+    log is one JSON line every `cfg.log_every` steps in `folder/log.jsonl`.
     """
     optimizer = adamw(cfg.optimizer, modules.values())
     ema = Ema(modules, cfg.optimizer.ema_decay)
-    start = checkpoint.restore(folder, modules, ema, optimizer)
+    settings = settings_digest(cfg, stage)
+    start = checkpoint.restore(folder, modules, ema, optimizer, settings)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     began, losses = time.monotonic(), []
     for step in range(start, cfg.steps):
@@ -56,7 +65,7 @@ def train(cfg: LoopConfig, modules: Mapping[str, nn.Module], loss: Loss, folder:
             _log(folder, {"step": done, "loss": sum(losses) / len(losses), "norm": norm.item(), "seconds": seconds})
             losses = []
         if done % cfg.save_every == 0 or done == cfg.steps:
-            checkpoint.save(folder, done, modules, ema, optimizer)
+            checkpoint.save(folder, done, modules, ema, optimizer, settings)
         watch(Progress("train", done, cfg.steps))
     return ema
 

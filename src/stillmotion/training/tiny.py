@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
+from ..errors import TrainingError
 from ..events import Progress, Watch, unwatched
 from ..models.autoencoder import Autoencoder
 from ..models.components import Components
@@ -69,7 +70,14 @@ def with_latent_scale(cfg: TinyTraining, preset: Preset, autoencoder: Autoencode
 
 
 def _load_averages(network: nn.Module, folder: Path, name: str) -> None:
-    network.load_state_dict(network.state_dict() | checkpoint.averages(folder, name))
+    found = checkpoint.averages(folder, name)
+    wanted = {key: value.shape for key, value in network.named_parameters()}
+    odd = [key for key in {**wanted, **found} if key not in found or wanted.get(key) != found[key].shape]
+    if odd:
+        raise TrainingError(
+            f"the run in {folder} differs from this model in {len(odd)} tensors, the first {odd[0]}; expected its own."
+        )
+    network.load_state_dict(network.state_dict() | found)
 
 
 def _named(stage: str, watch: Watch) -> Watch:

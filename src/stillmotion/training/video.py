@@ -83,7 +83,7 @@ def train_video(
         return denoising_loss(estimate, latents, velocity_weight(sigma))
 
     modules = {"unet": unet, "image_encoder": networks.image_encoder}
-    return train(cfg.loop, modules, loss, folder, watch)
+    return train(cfg.loop, modules, loss, folder, watch, cfg)
 
 
 def draw_condition(

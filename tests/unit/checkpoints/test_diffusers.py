@@ -133,6 +133,68 @@ def test_values_of_another_kind_are_refused(folder: Path) -> None:
         load(folder)
 
 
+@pytest.mark.parametrize(
+    ("part", "changes"),
+    [
+        ("unet", {"num_attention_heads": [0, 0]}),
+        ("unet", {"num_attention_heads": "many"}),
+        ("unet", {"num_attention_heads": [2]}),
+        ("unet", {"addition_time_embed_dim": 0}),
+        ("unet", {"addition_time_embed_dim": "a"}),
+        ("unet", {"projection_class_embeddings_input_dim": -32}),
+        ("unet", {"block_out_channels": 5}),
+        ("unet", {"block_out_channels": []}),
+        ("unet", {"block_out_channels": [-32, -64]}),
+        ("unet", {"block_out_channels": {"a": 1}}),
+        ("unet", {"down_block_types": 3}),
+        ("unet", {"up_block_types": [["CrossAttnUpBlockSpatioTemporal"]]}),
+        ("unet", {"in_channels": 0}),
+        ("unet", {"out_channels": None}),
+        ("unet", {"layers_per_block": 0}),
+        ("unet", {"layers_per_block": [-1, 1]}),
+        ("unet", {"transformer_layers_per_block": -1}),
+        ("unet", {"transformer_layers_per_block": [[1], [1]]}),
+        ("unet", {"cross_attention_dim": 0}),
+        ("unet", {"num_frames": 0}),
+        ("unet", {"sample_size": [8, 8]}),
+        ("vae", {"block_out_channels": 5}),
+        ("vae", {"block_out_channels": [0, 32]}),
+        ("vae", {"down_block_types": 3}),
+        ("vae", {"layers_per_block": 0}),
+        ("vae", {"layers_per_block": [1, 1]}),
+        ("vae", {"latent_channels": -4}),
+        ("vae", {"in_channels": 0}),
+        ("vae", {"sample_size": "large"}),
+        ("vae", {"scaling_factor": 0.0}),
+        ("vae", {"scaling_factor": float("nan")}),
+        ("vae", {"norm_num_groups": []}),
+        ("image_encoder", {"architectures": 5}),
+        ("image_encoder", {"hidden_size": 0}),
+        ("image_encoder", {"num_attention_heads": 0}),
+        ("image_encoder", {"num_attention_heads": 3}),
+        ("image_encoder", {"num_hidden_layers": -1}),
+        ("image_encoder", {"patch_size": 0}),
+        ("image_encoder", {"patch_size": 1000}),
+        ("image_encoder", {"image_size": [224, 224]}),
+        ("image_encoder", {"projection_dim": 0}),
+        ("image_encoder", {"hidden_act": "relu"}),
+    ],
+)
+def test_a_bad_value_gives_one_sentence(part: str, changes: dict[str, Any]) -> None:
+    documents = {
+        "unet": (diffusers.unet_config, diffusers.unet_document(UNEVEN)),
+        "vae": (diffusers.autoencoder_config, diffusers.autoencoder_document(TINY.autoencoder)),
+        "image_encoder": (
+            diffusers.image_encoder_config,
+            diffusers.image_encoder_document(TINY.image_encoder, torch.float16),
+        ),
+    }
+    read, document = documents[part]
+    with pytest.raises((CheckpointError, UsageError)) as caught:
+        read(document | changes, WHERE)
+    assert str(caught.value).startswith("here ") and "\n" not in str(caught.value)
+
+
 def test_diffusers_loads_what_we_write_and_we_what_it_writes(
     tmp_path: Path, small: Components, small_preset: Preset
 ) -> None:
@@ -255,7 +317,8 @@ def test_a_folder_is_saved_over_the_one_that_it_was_loaded_from(folder: Path, sm
 
 
 def test_what_is_fetched_is_one_variant_and_no_pickle() -> None:
-    plain, half = diffusers.patterns(None, False), diffusers.patterns("fp16", True)
+    plain = diffusers.patterns(None, ["unet", "vae", "image_encoder"])
+    half = diffusers.patterns("fp16", diffusers.WEIGHTS)
     assert "unet/diffusion_pytorch_model.safetensors" in plain
     assert not any("image_decoder" in pattern or "fp16" in pattern for pattern in plain)
     assert "image_encoder/model.fp16.safetensors" in half

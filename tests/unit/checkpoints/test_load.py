@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from stillmotion import hub
-from stillmotion.checkpoints import sgm
-from stillmotion.checkpoints.load import Loaded, load, save, single_file
+from stillmotion.checkpoints import sgm, store
+from stillmotion.checkpoints.load import Loaded, load, save, shape_of, single_file
 from stillmotion.checkpoints.store import header, stored_bytes
 from stillmotion.config import to_tree
 from stillmotion.errors import Cancelled, CheckpointError, StillmotionError, UsageError
@@ -221,7 +221,7 @@ def test_presets_and_repositories_come_from_the_hub(
     (tmp_path / "x" / "stillmotion.json").unlink()
     asked = {}
 
-    def fetch(repo_id: str, *, revision: str | None, patterns: list[str]) -> Path:
+    def fetch(repo_id: str, *, revision: str | None, patterns: list[str], access: hub.Access) -> Path:
         asked.update(repo_id=repo_id, revision=revision, patterns=patterns)
         return tmp_path / "x"
 
@@ -243,6 +243,58 @@ def test_the_embedded_model_comes_from_the_package(
     loaded = load("tiny")
     assert (loaded.preset.name, loaded.preset.defaults) == ("tiny", TINY.defaults)
     assert loaded.preset.unet == small_preset.unet
+
+
+def test_the_shape_of_a_source_is_found_without_its_weights(
+    tmp_path: Path, file: Path, small: Components, small_preset: Preset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("weights were read")
+
+    folder = tmp_path / "folder"
+    save(small, small_preset, folder, "diffusers")
+    expected = [load(folder).preset, load(file, config=small_preset).preset]
+    for path in folder.rglob("*.safetensors"):
+        path.unlink()
+    monkeypatch.setattr(store.TensorFile, "tensor", never)
+    assert [shape_of(folder), shape_of(file, small_preset)] == expected
+    asked: list[str] = []
+
+    def fetch(repo_id: str, *, revision: str | None, patterns: list[str], access: hub.Access) -> Path:
+        asked.extend(patterns)
+        return folder
+
+    monkeypatch.setattr(hub, "fetch", fetch)
+    assert (shape_of("svd-xt"), shape_of(str(SVD.hub_id)), asked) == (SVD_XT, SVD, [])
+    assert shape_of("me/mine", revision="v1") == expected[0]
+    assert asked and all(pattern.endswith(".json") for pattern in asked)
+    monkeypatch.setattr(importlib.resources, "files", lambda package: tmp_path)
+    folder.rename(tmp_path / "tiny")
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "tiny").rename(tmp_path / "weights" / "tiny")
+    assert (shape_of("tiny").name, shape_of("tiny").unet) == ("tiny", small_preset.unet)
+
+
+@pytest.mark.parametrize("source", ["no/such/thing", "gone.safetensors"])
+def test_the_shape_of_nothing_is_refused(source: str) -> None:
+    with pytest.raises(UsageError, match="is no model"):
+        shape_of(source)
+
+
+@pytest.mark.parametrize("layout", ["diffusers", "sgm"])
+def test_an_autoencoder_has_a_dtype_of_its_own(
+    tmp_path: Path, small: Components, small_preset: Preset, layout: str
+) -> None:
+    path = tmp_path / "x.safetensors"
+    save(small, small_preset, path, layout)
+    found = load(
+        path,
+        config=small_preset if layout == "sgm" else None,
+        dtype=torch.float16,
+        autoencoder_dtype=torch.float32,
+    ).components
+    assert found.unet.conv_in.weight.dtype == found.image_encoder.visual_projection.weight.dtype == torch.float16
+    assert torch.equal(found.autoencoder.quant_conv.weight, small.autoencoder.quant_conv.weight)
 
 
 def test_progress_opens_at_nothing_and_ends_whole(file: Path, small_preset: Preset) -> None:

@@ -77,9 +77,11 @@ def test_our_names_and_shapes_are_those_of_the_released_folder(data: Path, name:
 
 
 def assert_bijection(rules: Rules, ours: list[str], theirs: list[str]) -> None:
-    back = [name for key in theirs for name in rules.names(key)]
-    assert sorted(back) == sorted(ours)
-    assert {rules.place(key).theirs for key in ours} == set(theirs)
+    places = [rules.place(key) for key in ours]
+    assert {place.theirs for place in places} == set(theirs)
+    # Every part of every foreign tensor is one of ours, and no two of ours are the same part.
+    whole = {(place.theirs, part) for place in places for part in range(place.parts)}
+    assert sorted((place.theirs, place.part) for place in places) == sorted(whole)
 
 
 def random_unet(draw: random.Random) -> UNetConfig:

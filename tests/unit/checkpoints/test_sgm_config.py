@@ -150,6 +150,53 @@ def test_widths_that_do_not_divide_are_refused(tmp_path: Path) -> None:
         read_config(written(tmp_path, tree))
 
 
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("unet", "num_head_channels", 0),
+        ("unet", "model_channels", -32),
+        ("unet", "channel_mult", []),
+        ("unet", "channel_mult", 2),
+        ("unet", "channel_mult", [1, 0]),
+        ("unet", "num_res_blocks", 0),
+        ("unet", "num_res_blocks", [1]),
+        ("unet", "transformer_depth", -1),
+        ("unet", "in_channels", 0),
+        ("unet", "adm_in_channels", 0),
+        ("autoencoder", "ch", 0),
+        ("autoencoder", "ch", 20),
+        ("autoencoder", "num_res_blocks", -1),
+        ("autoencoder", "z_channels", 0),
+        ("vision", "heads", 0),
+        ("vision", "heads", 7),
+        ("vision", "mlp_ratio", 0.0),
+        ("vision", "mlp_ratio", float("nan")),
+        ("vision", "mlp_ratio", 1e-6),
+        ("vision", "patch_size", 0),
+        (None, "embed_width", 0),
+        (None, "frames", 0),
+        (None, "unet", 3),
+    ],
+)
+def test_a_bad_value_gives_one_sentence(data: Path, tmp_path: Path, section: str | None, key: str, value: Any) -> None:
+    tree = json.loads((data / "golden" / "svd_small.json").read_text())
+    (tree[section] if section else tree)[key] = value
+    with pytest.raises(ConfigError) as caught:
+        read_config(written(tmp_path, tree))
+    assert "model" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("place", "key"), [("network_config", "num_head_channels"), ("emb_models", "outdim")])
+def test_a_zero_in_the_released_configuration_is_refused(tmp_path: Path, place: str, key: str) -> None:
+    tree = released(1.0, 2.5)
+    section = tree["model"]["params"]
+    network = section["network_config"] if place == "network_config" else None
+    network = network or section["conditioner_config"]["params"]["emb_models"][4]
+    network["params"][key] = 0
+    with pytest.raises(ConfigError, match=f"{key}: "):
+        read_config(written(tmp_path, tree))
+
+
 def test_the_settings_of_the_golden_model(data: Path, tmp_path: Path) -> None:
     source = data / "golden" / "svd_small.json"
     found = read_config(source)

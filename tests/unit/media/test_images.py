@@ -280,7 +280,11 @@ def test_find_images(tmp_path):
     assert images.find_images(f"{tmp_path}/[ab].*") == [tmp_path / "a.JPG", tmp_path / "b.png"]
     assert images.find_images(f"{tmp_path}/odd[1].png") == [tmp_path / "odd[1].png"]
     assert images.find_images(f"{tmp_path}/c.txt") == [tmp_path / "c.txt"]
+    assert images.find_images(tmp_path / "[ab].*") == [tmp_path / "a.JPG", tmp_path / "b.png"]
+    assert images.find_images(tmp_path / "b.png") == [tmp_path / "b.png"]
     (tmp_path / "none").mkdir()
+    with pytest.raises(UsageError, match="does not exist"):
+        images.find_images(tmp_path / "missing.png")
     for source in (f"{tmp_path}/missing.png", f"{tmp_path}/*.webp", f"{tmp_path}/none", "a" * 300, ""):
         with pytest.raises(UsageError) as caught:
             images.find_images(source)

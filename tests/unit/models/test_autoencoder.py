@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -87,7 +88,7 @@ def test_frames_marked_as_images_reach_only_the_last_convolution(autoencoder: Au
 @pytest.mark.parametrize("chunk", [3, 4, 100])
 def test_a_chunk_of_the_whole_video_equals_decode_and_never_mixes_videos(autoencoder: Autoencoder, chunk: int) -> None:
     latents = torch.randn(2, 3, 4, 2, 3)
-    found = decode_in_chunks(autoencoder, latents, chunk)
+    found = decode_in_chunks(autoencoder.decode, latents, chunk)
     for i in range(2):
         assert torch.equal(found[i : i + 1], autoencoder.decode(latents[i : i + 1]))
 
@@ -96,7 +97,7 @@ def test_a_chunk_of_the_whole_video_equals_decode_and_never_mixes_videos(autoenc
 def test_smaller_chunks_stand_alone(autoencoder: Autoencoder, chunk: int) -> None:
     latents = torch.randn(2, 3, 4, 2, 3)
     events: list[Progress] = []
-    found = decode_in_chunks(autoencoder, latents, chunk, events.append)
+    found = decode_in_chunks(autoencoder.decode, latents, chunk, events.append)
     for i in range(2):
         for first in range(0, 3, chunk):
             part = slice(first, first + chunk)
@@ -125,3 +126,16 @@ def test_more_layers_add_middle_blocks_to_the_temporal_decoder_alone(redraw: Cal
 def test_channels_that_the_norms_cannot_group_are_refused() -> None:
     with pytest.raises(UsageError, match="multiples of 32"):
         AutoencoderConfig(channels=(32, 48))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({name: 0} for name in ("image_channels", "latent_channels", "layers", "sample_size")),
+        *({"channels": channels} for channels in ((), (0, 32), (-32,))),
+        *({"scaling_factor": factor} for factor in (0.0, -1.0, float("inf"), float("nan"))),
+    ],
+)
+def test_impossible_sizes_and_scales_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="expected"):
+        AutoencoderConfig(**changes)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
 import torch
 
+from stillmotion.errors import UsageError
 from stillmotion.models.image_encoder import (
     MEAN,
     STD,
@@ -89,3 +91,17 @@ def test_the_released_size() -> None:
         tower = build_image_encoder(ImageEncoderConfig())
     assert sum(p.numel() for p in tower.parameters()) == 632_076_800
     assert not tower.training
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({name: 0} for name in ("width", "mlp_width", "layers", "heads", "patch_size", "image_size")),
+        {"projection_width": -1},
+        {"heads": 7},
+        {"patch_size": 225},
+    ],
+)
+def test_impossible_sizes_are_refused(changes: dict[str, int]) -> None:
+    with pytest.raises(UsageError, match="expected"):
+        dataclasses.replace(ImageEncoderConfig(), **changes)

@@ -189,3 +189,17 @@ def test_the_norms_epsilons_are_the_originals_or_those_of_diffusers(tiny_unet_co
 def test_a_shape_that_does_not_fit_is_refused(tiny_unet_config: UNetConfig, wrong: dict[str, tuple[int, ...]]) -> None:
     with pytest.raises(UsageError, match="expected"):
         dataclasses.replace(tiny_unet_config, **wrong)
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.5])
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(UNetConfig) if "int" in field.type])
+def test_sizes_below_one_are_refused(tiny_unet_config: UNetConfig, name: str, value: float) -> None:
+    size = getattr(tiny_unet_config, name)
+    wrong = (value,) * len(size) if isinstance(size, tuple) else value
+    with pytest.raises(UsageError, match=f"{name} is .*at least 1"):
+        dataclasses.replace(tiny_unet_config, **{name: wrong})
+
+
+def test_a_network_without_a_level_is_refused() -> None:
+    with pytest.raises(UsageError, match="channels is"):
+        UNetConfig(channels=(), has_attention=(), heads=(), layers=(), transformer_depth=(), context_width=())

@@ -40,11 +40,11 @@ def test_the_frame_wise_autoencoder_learns(tmp_path: Path, precision: str) -> No
     loop = dataclasses.replace(CFG.loop, precision=precision)  # type: ignore[arg-type]
     network, ema = train_frames(dataclasses.replace(CFG, loop=loop), MODEL, tmp_path)
     found = losses(tmp_path)
-    assert found[-1] < 0.85 * found[0]
+    assert found[-1] < 0.93 * found[0]
     identity = torch.eye(4)[:, :, None, None]
     assert torch.equal(network.post_quant_conv.weight, identity) and not network.post_quant_conv.bias.any()  # type: ignore[union-attr]
     assert network.encoder.conv_in.weight.dtype == torch.float32
-    assert set(ema.state_of("autoencoder")) == {name for name, _ in network.named_parameters()}
+    assert set(ema.averages) == {f"autoencoder.{name}" for name, _ in network.named_parameters()}
 
 
 def test_the_layers_across_frames_learn_behind_a_frozen_encoder(tmp_path: Path) -> None:

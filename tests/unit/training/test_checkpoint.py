@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from stillmotion.errors import TrainingError
@@ -68,7 +69,8 @@ def test_the_averages_of_one_module(tmp_path: Path) -> None:
     save(tmp_path, network)
     averages = checkpoint.averages(tmp_path, "network")
     assert averages.keys() == {"weight", "bias"} and torch.equal(averages["weight"], first)
-    assert checkpoint.averages(tmp_path, "net") == {}
+    with pytest.raises(TrainingError, match="no averages of net;"):
+        checkpoint.averages(tmp_path, "net")
     with pytest.raises(TrainingError, match="holds no training state"):
         checkpoint.averages(tmp_path / "absent", "network")
 
@@ -77,3 +79,52 @@ def test_a_damaged_state_is_refused_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "state.safetensors").write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{}")
     with pytest.raises(TrainingError, match="cannot be read"):
         checkpoint.averages(tmp_path, "net")
+
+
+def rewrite(folder: Path, metadata: dict[str, str] | None, drop: str = "", **more: torch.Tensor) -> None:
+    path = folder / "state.safetensors"
+    tensors = {key: value for key, value in load_file(path).items() if not drop or not key.startswith(drop)}
+    save_file(tensors | {key.replace("__", "."): value for key, value in more.items()}, path, metadata)
+
+
+@pytest.mark.parametrize(
+    "metadata", [None, {}, {"steps": "3"}, {"step": "many"}, {"step": "{}"}, {"step": "-1"}, {"step": "1.5"}]
+)
+def test_a_state_that_does_not_say_its_step_is_refused(tmp_path: Path, metadata: dict[str, str] | None) -> None:
+    save(tmp_path, nn.Linear(2, 3))
+    rewrite(tmp_path, metadata)
+    with pytest.raises(TrainingError, match=r"of its steps; expected a number"):
+        checkpoint.saved_step(tmp_path / "state.safetensors")
+    with pytest.raises(TrainingError, match="of its steps"):
+        checkpoint.restore(tmp_path, *parts(nn.Linear(2, 3)))
+
+
+def test_missing_averages_and_odd_moments_are_refused_and_change_nothing(tmp_path: Path) -> None:
+    odd = {"moments__9__exp_avg": torch.zeros(3, 2), "moments__x": torch.zeros(1), "moments__0__exp_avg": torch.ones(7)}
+    for drop, more in [("averages.", {}), ("averages.network.bias", {}), *(("", {key: odd[key]}) for key in odd)]:
+        save(tmp_path, nn.Linear(2, 3))
+        rewrite(tmp_path, {"step": "7"}, drop, **more)
+        network = nn.Linear(2, 3)
+        before = network.weight.detach().clone()
+        with pytest.raises(TrainingError, match="expected this run's own"):
+            checkpoint.restore(tmp_path, *parts(network))
+        assert torch.equal(network.weight, before), (drop, more)
+
+
+def test_a_damaged_file_has_no_step(tmp_path: Path) -> None:
+    for data in (b"", b"\x08\x00", b"\xff" * 20):
+        (tmp_path / "state.safetensors").write_bytes(data)
+        with pytest.raises(TrainingError, match="cannot be read"):
+            checkpoint.saved_step(tmp_path / "state.safetensors")
+    with pytest.raises(TrainingError, match="cannot be read"):
+        checkpoint.saved_step(tmp_path / "absent.safetensors")
+
+
+def test_other_settings_are_refused_and_a_state_without_them_is_taken(tmp_path: Path) -> None:
+    modules, ema, optimizer = parts(nn.Linear(2, 3))
+    checkpoint.save(tmp_path, 7, modules, ema, optimizer, "one")
+    assert checkpoint.restore(tmp_path, modules, ema, optimizer, "one") == 7
+    with pytest.raises(TrainingError, match=r"begun with other settings; expected the same"):
+        checkpoint.restore(tmp_path, modules, ema, optimizer, "two")
+    rewrite(tmp_path, {"step": "8"})
+    assert checkpoint.restore(tmp_path, modules, ema, optimizer, "two") == 8

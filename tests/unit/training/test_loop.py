@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,13 @@ from torch import nn
 
 from stillmotion.errors import Cancelled, TrainingError
 from stillmotion.events import Progress
-from stillmotion.training.config import LoopConfig, OptimizerConfig
+from stillmotion.training.config import (
+    AutoencoderTraining,
+    LoopConfig,
+    OptimizerConfig,
+    VideoTraining,
+    settings_digest,
+)
 from stillmotion.training.ema import Ema
 from stillmotion.training.loop import generator, train
 
@@ -70,6 +78,28 @@ def test_a_killed_run_goes_on_to_the_same_bits(whole: Path, tmp_path: Path, kill
     for name, parameter in network.named_parameters():
         assert torch.equal(parameter, expected[f"weights.network.{name}"])
         assert torch.equal(ema.averages[f"network.{name}"], expected[f"averages.network.{name}"])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"seed": 1}, {"batch_size": 9}, {"precision": "bf16"}, {"optimizer": OptimizerConfig(lr=0.05, warmup_steps=4)}],
+)
+def test_a_run_does_not_go_on_with_other_settings(tmp_path: Path, changes: dict[str, Any]) -> None:
+    with pytest.raises(Cancelled):
+        run(tmp_path, stop_after=4)
+    before = (tmp_path / "state.safetensors").read_bytes()
+    with pytest.raises(TrainingError, match="begun with other settings"):
+        run(tmp_path, dataclasses.replace(CFG, **changes))
+    assert (tmp_path / "state.safetensors").read_bytes() == before
+    run(tmp_path, dataclasses.replace(CFG, steps=6, save_every=1, log_every=1))
+
+
+def test_the_settings_of_a_stage_count_too() -> None:
+    loop = LoopConfig()
+    stages = [None, AutoencoderTraining(), AutoencoderTraining(kl_weight=1.0), VideoTraining(), VideoTraining(clips=9)]
+    assert len({settings_digest(loop, stage) for stage in stages}) == len(stages)
+    long = dataclasses.replace(loop, steps=9, save_every=9, log_every=9)
+    assert settings_digest(long, VideoTraining(loop=long)) == settings_digest(loop, VideoTraining())
 
 
 def test_a_finished_run_does_nothing_more(whole: Path) -> None:

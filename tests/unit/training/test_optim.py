@@ -47,11 +47,3 @@ def test_averages_move_faster_in_the_first_steps() -> None:
     ema.update({"n": network}, 10_000)
     assert ema.averages["n.weight"].item() == pytest.approx(0.9 * 0.9 + 0.1)
     assert not ema.averages["n.weight"].requires_grad and network.weight.item() == 1
-
-
-def test_the_averages_of_one_module_are_a_state_dict() -> None:
-    modules = {"a": nn.Linear(1, 2), "ab": nn.Linear(2, 3)}
-    ema = Ema(modules, 0.9)
-    state = ema.state_of("a")
-    assert state.keys() == {"weight", "bias"} and state["weight"].shape == (2, 1)
-    modules["ab"].load_state_dict(ema.state_of("ab"))
