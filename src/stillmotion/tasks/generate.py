@@ -199,6 +199,8 @@ def _load(request: Request, watch: Watch) -> Loaded:
     return load(
         settings.model,
         dtype=DTYPES[request.placement.dtype],
+        # Stage decides whether it may run in float16; until then its weights keep their precision.
+        autoencoder_dtype=torch.float32 if request.placement.dtype == "float16" else None,
         variant=settings.variant,
         config=settings.config,
         with_image_decoder=request.video.decoder != request.preset.autoencoder.decoder,
