@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes and exclusive names."""
+"""Files that are whole or absent: atomic writes, and refusals in one sentence."""
 
 from __future__ import annotations
 
@@ -60,28 +60,10 @@ def explained(target: Path) -> Iterator[None]:
         raise StillmotionError(f"{target} cannot be written: {reason}; nothing was left behind.") from None
 
 
-def unused_path(folder: Path, stem: str, suffix: str) -> Path:
-    """Reserve `folder/stem.suffix`, or stem-2, stem-3, ...: an empty file that no other process was given.
-
-    Raises StillmotionError where the folder cannot be written.
-    """
-    with explained(Path(folder)):
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    number = 1
-    while True:
-        path = Path(folder) / f"{stem}{'' if number == 1 else f'-{number}'}{suffix}"
-        with explained(path):
-            try:
-                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
-                return path
-            except FileExistsError:
-                number += 1
-
-
 def check_writable(folder: Path) -> None:
     """Raise StillmotionError unless this user may write in `folder`, or make it where it is missing. Makes nothing."""
     place = Path(folder).absolute()
-    while not place.exists():
+    while not os.path.exists(place):  # Path.exists raises where a parent may not be searched
         place = place.parent
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK, effective_ids=True):
         raise StillmotionError(f"{folder} cannot be written: this user may not write there; nothing was left behind.")

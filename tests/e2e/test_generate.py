@@ -219,7 +219,7 @@ _AS_NOBODY = """
 import os, sys
 import stillmotion.cli.generate
 from stillmotion.cli import main
-main(["generate", "--help"])
+assert main(["generate", sys.argv[1], "--dry-run"]) == 0
 os.seteuid(65534)
 sys.exit(main(["generate", sys.argv[1], "-o", sys.argv[2], "--steps", "1"]))
 """

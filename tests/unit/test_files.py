@@ -148,8 +148,8 @@ def test_a_folder_that_this_user_may_not_write_gives_a_sentence(mode):
         actions = [
             lambda: _write(folder / "a.txt"),
             lambda: _write(folder / "b" / "c.txt"),
-            lambda: files.unused_path(folder, "a", ".txt"),
-            lambda: files.unused_path(folder / "b", "a", ".txt"),
+            lambda: files.check_writable(folder),
+            lambda: files.check_writable(folder / "b"),
         ]
         for action in actions:
             said = _as_nobody(action)
@@ -160,33 +160,31 @@ def test_a_folder_that_this_user_may_not_write_gives_a_sentence(mode):
 
 def test_a_parent_that_is_a_file_gives_a_sentence(tmp_path):
     (tmp_path / "file").touch()
-    for action in (_write, lambda path: files.unused_path(path, "a", ".txt")):
+    for action in (_write, files.check_writable):
         with pytest.raises(StillmotionError, match="cannot be written"):
             action(tmp_path / "file" / "a")
 
 
-def test_unused_path_counts_on_from_what_exists(tmp_path):
-    names = [files.unused_path(tmp_path / "new", "cat", ".mp4").name for _ in range(3)]
-    assert names == ["cat.mp4", "cat-2.mp4", "cat-3.mp4"]
-    (tmp_path / "new" / "cat-5.mp4").mkdir()
-    os.symlink("/nowhere", tmp_path / "new" / "cat-6.mp4")
-    names = [files.unused_path(tmp_path / "new", "cat", ".mp4").name for _ in range(2)]
-    assert names == ["cat-4.mp4", "cat-7.mp4"]
-    assert (tmp_path / "new" / "cat-7.mp4").stat().st_size == 0
+def test_checking_a_folder_makes_nothing(tmp_path):
+    files.check_writable(tmp_path / "new" / "folder")
+    assert os.listdir(tmp_path) == []
 
 
 WRITER = """
 import sys
 from pathlib import Path
 from stillmotion import files
+from stillmotion.errors import UsageError
 folder, mark, rounds = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 print("ready", flush=True)
 sys.stdin.readline()
 for number in range(rounds):
-    path = files.unused_path(folder, "cat", ".mp4")
-    with files.atomic_path(path) as temporary:
-        temporary.write_text(f"{mark} {number}")
-    print(path.name)
+    try:
+        with files.atomic_path(folder / f"cat-{number}.mp4", overwrite=False) as temporary:
+            temporary.write_text(f"{mark} {number}")
+        print(f"cat-{number}.mp4")
+    except UsageError:
+        pass
 """
 
 
@@ -197,7 +195,7 @@ def _start(code: str, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def test_processes_that_write_one_folder_never_share_a_name(tmp_path):
+def test_of_processes_that_want_one_name_exactly_one_gets_it(tmp_path):
     count, rounds = 3, 40
     processes = [_start(WRITER, str(tmp_path), str(mark), str(rounds)) for mark in range(count)]
     for process in processes:
@@ -207,10 +205,11 @@ def test_processes_that_write_one_folder_never_share_a_name(tmp_path):
         process.stdin.flush()
     given = [process.communicate(timeout=30)[0].split() for process in processes]
     assert [process.returncode for process in processes] == [0] * count
-    assert len({name for names in given for name in names}) == count * rounds
-    assert len(os.listdir(tmp_path)) == count * rounds
+    assert sorted(name for names in given for name in names) == sorted(os.listdir(tmp_path))
+    assert len(os.listdir(tmp_path)) == rounds
     for mark, names in enumerate(given):
-        assert [(tmp_path / name).read_text() for name in names] == [f"{mark} {number}" for number in range(rounds)]
+        for name in names:
+            assert (tmp_path / name).read_text() == f"{mark} {name.removeprefix('cat-').removesuffix('.mp4')}"
 
 
 def test_a_process_that_is_killed_leaves_the_old_file(tmp_path):
