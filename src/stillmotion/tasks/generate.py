@@ -17,7 +17,7 @@ from ..checkpoints.load import Loaded, load, shape_of
 from ..config import checked
 from ..errors import Cancelled, StillmotionError, UsageError
 from ..events import Progress, Watch, unwatched
-from ..files import check_writable
+from ..files import check_writable, explained
 from ..media.images import Fit, find_images, fit, read_image, to_pixels, to_uint8
 from ..media.video import write_video
 from ..pipelines.image_to_video import VideoSettings, animate, check_size
@@ -26,6 +26,7 @@ from ..placement import DTYPES, Placement, Stage, resolve
 from ..presets import Preset
 from .settings import GenerateSettings, video_settings
 
+OUTPUTS = Path("outputs")  # where videos go when nothing is said
 FITTED = {"crop": "cropped", "pad": "padded", "stretch": "stretched"}
 
 
@@ -101,7 +102,8 @@ def _request(settings: GenerateSettings) -> Request:
     settings = checked(settings)
     images = tuple(find_images(settings.image))
     placement = resolve(Placement(device=settings.device, dtype=settings.dtype, offload=settings.offload))
-    _check_output(settings, len(images) * settings.count)
+    with explained(settings.output or OUTPUTS):
+        _check_output(settings, len(images) * settings.count)
     preset = shape_of(settings.model, settings.config)
     video = video_settings(settings, preset)
     width, height = settings.size or (preset.defaults.width, preset.defaults.height)
@@ -145,7 +147,7 @@ def _animate(request: Request, stage: Stage, picture: Image.Image, seed: int, wa
 
 def _publish(request: Request, frames: np.ndarray, image: Path, seed: int) -> Path:
     """Write the video under the first name that is free at the moment it is whole."""
-    output = request.settings.output or Path("outputs")
+    output = request.settings.output or OUTPUTS
     if _is_file_name(output):
         write_video(output, frames, request.play_fps, overwrite=False)
         return output
@@ -210,7 +212,7 @@ def _load(request: Request, watch: Watch) -> Loaded:
 
 def _check_output(settings: GenerateSettings, videos: int) -> None:
     """Find out now, not after minutes of work, that the result could not be written."""
-    output = settings.output or Path("outputs")
+    output = settings.output or OUTPUTS
     if _is_file_name(output):
         if videos > 1:
             raise UsageError(f"output is {output}, one file, for {videos} videos; expected a folder.")
