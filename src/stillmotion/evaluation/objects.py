@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 # A pixel has an object's colour when its chroma points within this angle of it and is at least this share as long.
-CHROMA_ANGLE_DEGREES = 18.0
-CHROMA_SHARE = 0.45
+CHROMA_ANGLE_DEGREES = 25.0
+CHROMA_SHARE = 0.40
 # An object is found when the area of its colour is within these multiples of its area in the given image.
 AREA_RANGE = (0.35, 2.5)
 

@@ -86,7 +86,12 @@ class TinyTraining:
     clips: AutoencoderTraining = AutoencoderTraining(
         loop=LoopConfig(steps=500, batch_size=2, precision="bf16", save_every=50)
     )
-    video: VideoTraining = VideoTraining(loop=LoopConfig(steps=6000, batch_size=8, precision="bf16", save_every=50))
+    # Less noise than the released models were trained with: these latents are small, and detail is what comes late.
+    video: VideoTraining = VideoTraining(
+        loop=LoopConfig(steps=6000, batch_size=8, precision="bf16", save_every=50),
+        sigma_mean=0.2,
+        sigma_deviation=1.5,
+    )
 
 
 # What may change when a run goes on: how far it goes, and what is kept on the way.
