@@ -91,7 +91,7 @@ TINY = Preset(
         latent_channels=8, channels=(64, 64, 96, 96), layers=1, sample_size=128, force_upcast=False
     ),
     image_encoder=ImageEncoderConfig(width=64, mlp_width=256, layers=2, heads=4, patch_size=32, projection_width=64),
-    defaults=Defaults(frames=14, steps=25, guidance=(1.0, 2.0), width=128, height=80, sigma_max=80.0),
+    defaults=Defaults(frames=14, steps=25, guidance=(1.0, 1.5), width=128, height=80, sigma_max=80.0),
 )
 
 PRESETS = {preset.name: preset for preset in (TINY, SVD, SVD_XT, SVD_XT_1_1)}
