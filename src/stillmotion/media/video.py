@@ -43,8 +43,6 @@ EXACT = (
     | Interpolation.BITEXACT
 )
 
-LUMA_WEIGHTS = np.array([0.2126, 0.7152, 0.0722], np.float32)  # ITU-R BT.709
-
 # ITU-T H.273, table 4 (the tag in the file) to swscale's name of the same matrix.
 MATRICES = {
     1: Colorspace.ITU709,
@@ -151,8 +149,9 @@ def _encode(path: Path, frames: np.ndarray, rate: Fraction, quality_crf: int, me
         container.flags |= ContainerFlags.bitexact.value  # no version of the muxer in the file
         container.metadata.update(metadata)
         stream = _add_stream(container, frames, rate, quality_crf)
+        reformatter = VideoReformatter()
         for number, pixels in enumerate(frames):
-            frame = _to_yuv(pixels)
+            frame = _to_yuv(reformatter, pixels)
             frame.pts, frame.duration, frame.time_base = number, 1, 1 / rate
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
@@ -176,22 +175,18 @@ def _add_stream(container: OutputContainer, frames: np.ndarray, rate: Fraction, 
     return stream
 
 
-def _to_yuv(pixels: UInt8[np.ndarray, "h w 3"]) -> av.VideoFrame:
-    """BT.709 at limited range, computed here: swscale's result depends on what lay in memory beside the picture.
-
-    Source: ITU-R BT.709, section 3. Chroma is the mean of each two by two pixels.
-    """
+def _to_yuv(reformatter: VideoReformatter, pixels: UInt8[np.ndarray, "h w 3"]) -> av.VideoFrame:
     height, width, _ = pixels.shape
-    even = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge").astype(np.float32) / 255
-    luma = even @ LUMA_WEIGHTS
-    planes = [16 + 219 * luma]
-    for channel, scale in ((2, 1.8556), (0, 1.5748)):
-        chroma = (even[..., channel] - luma) / scale
-        blocks = chroma.reshape(even.shape[0] // 2, 2, even.shape[1] // 2, 2)
-        planes.append(128 + 224 * blocks.mean(axis=(1, 3)))
-    flat = np.concatenate([np.rint(plane).astype(np.uint8).reshape(-1) for plane in planes])
-    frame = av.VideoFrame.from_ndarray(flat.reshape(-1, even.shape[1]), format="yuv420p")
-    frame.colorspace, frame.color_range = Colorspace.ITU709, ColorRange.MPEG
+    even = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    frame = reformatter.reformat(
+        av.VideoFrame.from_ndarray(even, format="rgb24"),
+        format="yuv420p",
+        dst_colorspace=Colorspace.ITU709,  # swscale's own choice is BT.601
+        src_color_range=ColorRange.JPEG,
+        dst_color_range=ColorRange.MPEG,
+        interpolation=EXACT,
+        threads=1,
+    )
     frame.color_primaries, frame.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
     return frame
 
