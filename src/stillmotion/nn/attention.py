@@ -25,12 +25,13 @@ class Attention(nn.Module):
         self, x: Float[Tensor, "*rows n d"], context: Float[Tensor, "*rows m e"] | None = None
     ) -> Float[Tensor, "*rows n d"]:
         source = x if context is None else context
+        # Four axes exactly: torch's kernels that never hold all scores at once take no others.
         q, k, v = (
-            tokens.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
+            tokens.reshape(-1, tokens.shape[-2], self.heads, tokens.shape[-1] // self.heads).transpose(1, 2)
             for tokens in (self.to_q(x), self.to_k(source), self.to_v(source))
         )
         mixed = F.scaled_dot_product_attention(q, k, v)
-        return self.to_out[0](mixed.transpose(-3, -2).flatten(-2))
+        return self.to_out[0](mixed.transpose(1, 2).flatten(2)).view(x.shape)
 
     def of_one_token(self, context: Float[Tensor, "*rows 1 e"]) -> Float[Tensor, "*rows 1 d"]:
         """The result for every query when there is one key: softmax over one key is 1, so queries do not matter."""

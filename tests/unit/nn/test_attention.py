@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 from stillmotion.nn.attention import GEGLU, Attention, FeedForward, FrameAttention
 
@@ -28,6 +29,16 @@ def test_attention_is_the_textbook_formula(heads: int) -> None:
     torch.testing.assert_close(attention(x, context), attention_by_hand(attention, x, context))
     own = Attention(12, heads).double()
     torch.testing.assert_close(own(x), attention_by_hand(own, x, x))
+
+
+def test_the_scores_are_never_held_all_at_once() -> None:
+    """With more than four axes torch falls back to a product of all queries with all keys, without a word."""
+    attention, x = Attention(32, 2), torch.randn(2, 3, 600, 32)
+    with torch.no_grad(), profile(activities=[ProfilerActivity.CPU]) as recorded:
+        attention(x)
+    called = {event.name for event in recorded.events() or ()}
+    assert "aten::_scaled_dot_product_flash_attention_for_cpu" in called
+    assert "aten::_scaled_dot_product_attention_math" not in called
 
 
 def test_one_token_needs_no_queries_in_float64() -> None:
