@@ -14,7 +14,8 @@ from ..events import Watch, unwatched
 from ..models.autoencoder import Autoencoder, AutoencoderConfig
 from .config import AutoencoderTraining
 from .ema import Ema
-from .loop import generator, train
+from .leaves import dead_leaves
+from .loop import device_of, generator, mixed_precision, train
 from .toys import ToyConfig, render_clip
 
 
@@ -33,13 +34,14 @@ def train_frames(
     torch.nn.init.zeros_(network.post_quant_conv.bias)
     network.post_quant_conv.requires_grad_(False)
     skip_extra_middle(network)
+    device = device_of(cfg.loop)
 
     def loss(step: int) -> Tensor:
-        frames = batch_of_frames(cfg, step)
+        frames = batch_of_frames(cfg, step).to(device)
         noise_source = generator(cfg.loop.seed, step, stream=1)
-        with torch.autocast("cpu", torch.bfloat16, enabled=cfg.loop.precision == "bf16"):
+        with mixed_precision(cfg.loop):
             moments = network.encode(frames)
-            latents = moments.sample(torch.randn(moments.mean.shape, generator=noise_source))
+            latents = moments.sample(torch.randn(moments.mean.shape, generator=noise_source).to(device))
             decoded = network.decode(latents)
         kl = moments.kl().mean() / moments.mean[0].numel()
         return reconstruction_loss(decoded.float(), frames, cfg) + cfg.kl_weight * kl
@@ -74,10 +76,11 @@ def train_clips(
     network = temporal_from_frames(model, frames_model)
     network.encoder.requires_grad_(False)
     network.quant_conv.requires_grad_(False)
+    device = device_of(cfg.loop)
 
     def loss(step: int) -> Tensor:
-        clips = batch_of_clips(cfg, step)
-        with torch.autocast("cpu", torch.bfloat16, enabled=cfg.loop.precision == "bf16"):
+        clips = batch_of_clips(cfg, step).to(device)
+        with mixed_precision(cfg.loop):
             with torch.no_grad():
                 latents = network.encode(clips).mean
             decoded = network.decode(latents)
@@ -123,10 +126,16 @@ def reconstruction_loss(
 
 
 def batch_of_frames(cfg: AutoencoderTraining, step: int) -> Float[Tensor, "b 1 c h w"]:
-    """One random frame each of scenes that no other step sees."""
+    """Pictures that no other step sees: dead leaves, and one random frame each of scenes."""
     toys = dataclasses.replace(cfg.toys, frames=1, objects=(1, 6))
-    first = step * cfg.loop.batch_size
-    frames = [_recoloured(render_clip(toys, first + i).frames, first + i) for i in range(cfg.loop.batch_size)]
+    leaves = round(cfg.leaves * cfg.loop.batch_size)
+    frames = []
+    for i in range(cfg.loop.batch_size):
+        seed = step * cfg.loop.batch_size + i
+        if i < leaves:
+            frames.append(dead_leaves(seed, toys.width, toys.height)[None])
+        else:
+            frames.append(_recoloured(render_clip(toys, seed).frames, seed))
     return torch.stack(frames)
 
 

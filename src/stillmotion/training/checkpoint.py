@@ -74,7 +74,8 @@ def restore(
             if name in ema.averages:
                 ema.averages[name].copy_(tensors[f"{AVERAGES}.{name}"])
     for parameter, name, value in moments:
-        optimizer.state[parameter][name] = value.clone()
+        # AdamW keeps the number of steps on the CPU, whatever the parameters' device.
+        optimizer.state[parameter][name] = value.clone().to(parameter.device if value.ndim else "cpu")
     return step
 
 

@@ -38,6 +38,8 @@ class LoopConfig:
     log_every: int = 20
     # bf16 runs the products in bfloat16 under autocast; weights, norms' statistics and loss stay float32.
     precision: Literal["float32", "bf16"] = "float32"
+    # auto, cpu, cuda, cuda:1, mps. Random numbers are drawn on the CPU, the same for every device.
+    device: str = "auto"
 
 
 @config
@@ -46,6 +48,8 @@ class AutoencoderTraining:
 
     loop: LoopConfig = LoopConfig()
     toys: ToyConfig = ToyConfig()
+    # Share of the frames stage's pictures that are dead leaves, which stand for photographs; the rest are scenes.
+    leaves: float = 0.5
     # Weight of the divergence from a unit Gaussian, a latent.
     kl_weight: float = 1e-5
     # Weight of the error of neighbouring pixels' differences, which keeps edges sharp.
@@ -94,8 +98,8 @@ class TinyTraining:
     )
 
 
-# What may change when a run goes on: how far it goes, and what is kept on the way.
-FREE = ("steps", "save_every", "log_every")
+# What may change when a run goes on: how far it goes, where it runs, and what is kept on the way.
+FREE = ("steps", "save_every", "log_every", "device")
 
 
 def settings_digest(loop: LoopConfig, stage: AutoencoderTraining | VideoTraining | None = None) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import TrainingError
 from ..events import Progress, Watch, unwatched
+from ..placement import Placement, resolve
 from . import checkpoint
 from .config import AutoencoderTraining, LoopConfig, VideoTraining, settings_digest
 from .ema import Ema
@@ -41,6 +42,8 @@ def train(
     `cfg`. Raises TrainingError when the loss is no longer finite, or the state is another's or of other settings. The
     log is one JSON line every `cfg.log_every` steps in `folder/log.jsonl`.
     """
+    for module in modules.values():
+        module.to(device_of(cfg))
     optimizer = adamw(cfg.optimizer, modules.values())
     ema = Ema(modules, cfg.optimizer.ema_decay)
     settings = settings_digest(cfg, stage)
@@ -68,6 +71,16 @@ def train(
             checkpoint.save(folder, done, modules, ema, optimizer, settings)
         watch(Progress("train", done, cfg.steps))
     return ema
+
+
+def device_of(cfg: LoopConfig) -> torch.device:
+    """Where a run computes. Raises UsageError for a device that this machine lacks."""
+    return torch.device(resolve(Placement(device=cfg.device, dtype="float32")).device)
+
+
+def mixed_precision(cfg: LoopConfig) -> torch.autocast:
+    """The context in which a run's networks are called."""
+    return torch.autocast(device_of(cfg).type, torch.bfloat16, enabled=cfg.precision == "bf16")
 
 
 def generator(seed: int, step: int, stream: int = 0) -> torch.Generator:
