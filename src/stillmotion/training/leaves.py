@@ -15,22 +15,22 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-OVERSAMPLING = 2
 SMALLEST_RADIUS_PX, LARGEST_RADIUS_PX = 2.0, 70.0
-LEAVES = (15, 150)
+LEAVES = (15, 150)  # on AREA_PX, and in proportion on other sizes
+AREA_PX = 128 * 80
 
 
-def dead_leaves(seed: int, width: int, height: int) -> Float[Tensor, "c h w"]:
-    """The picture of this seed, in [-1, 1]."""
+def dead_leaves(seed: int, width: int, height: int, oversampling: int = 2) -> Float[Tensor, "c h w"]:
+    """The picture of this seed, in [-1, 1], painted `oversampling` times larger and averaged down."""
     rng = np.random.default_rng(seed)
     palette = _palette(rng)
-    image = np.tile(palette[0], (height * OVERSAMPLING, width * OVERSAMPLING, 1))
-    for radius in _radii(rng):
-        _drop_leaf(rng, image, radius * OVERSAMPLING, palette)
+    image = np.tile(palette[0], (height * oversampling, width * oversampling, 1))
+    for radius in _radii(rng, width * height / AREA_PX):
+        _drop_leaf(rng, image, radius * oversampling, palette)
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
     if rng.random() < 0.5:
         pixels = _lit(rng, pixels)
-    pixels = F.avg_pool2d(pixels, OVERSAMPLING)
+    pixels = F.avg_pool2d(pixels, oversampling)
     if rng.random() < 0.3:
         pixels = _blurred(pixels, rng.uniform(0.4, 1.5))
     return pixels[0].clamp(0, 1) * 2 - 1
@@ -46,16 +46,16 @@ def _palette(rng: np.random.Generator) -> np.ndarray:
     return np.where(strong[:, None], vivid, np.clip(light + tint, 0, 1)).astype(np.float32)
 
 
-def _radii(rng: np.random.Generator) -> np.ndarray:
+def _radii(rng: np.random.Generator, area: float) -> np.ndarray:
     """Radii with density proportional to r^-3 between the limits, large ones first, the order a painter would use.
 
     A strict r^-3 in falling order would bury all large leaves under small ones; half of the order is kept random.
     """
     smallest, largest = SMALLEST_RADIUS_PX * rng.uniform(1, 5), LARGEST_RADIUS_PX
-    count = int(rng.integers(*LEAVES))
+    count = max(1, round(rng.integers(*LEAVES) * area))
     uniform = rng.random(count)
     radii = 1 / np.sqrt(uniform * smallest**-2 + (1 - uniform) * largest**-2)
-    cover = rng.uniform(largest / 2, largest, 8)
+    cover = rng.uniform(largest / 2, largest, max(1, round(8 * area)))
     rank = -np.log(radii) + rng.normal(0, 0.7, count)
     return np.concatenate([cover, radii[np.argsort(rank)]])
 

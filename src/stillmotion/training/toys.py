@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..config import config
+from .leaves import dead_leaves
 
 # A motion score of this many frame heights a second is bucket 255; slower motion is proportionally lower.
 FULL_SCALE_SPEED = 0.5
@@ -45,6 +46,8 @@ class ToyConfig:
     fps: tuple[int, int] = (5, 12)
     # Objects a scene, drawn uniformly.
     objects: tuple[int, int] = (1, 3)
+    # Share of the scenes before dead leaves, which stand for photographs, instead of a muted pattern.
+    leaves: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -71,13 +74,15 @@ class Scene:
     shapes: tuple[Shape, ...]
     fps: int
     texture_seed: int
+    # The background is dead leaves.
+    has_leaves: bool = False
 
     @property
     def caption(self) -> str:
         """The scene in words."""
         things = " and ".join(f"a {shape.colour} {shape.kind}" for shape in self.shapes)
         camera = "a still camera" if self.camera == "still" else f"the camera making a {self.camera}"
-        return f"{things} moving over a patterned background, {camera}"
+        return f"{things} moving over a patterned background, {camera}" if things else f"a pattern, {camera}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -131,7 +136,9 @@ def draw_scene(cfg: ToyConfig, rng: np.random.Generator) -> Scene:
     colours = rng.choice(list(PALETTE), size=count, replace=False)
     shapes = tuple(_draw_shape(cfg, rng, str(colour), energy) for colour in colours)
     seed = int(rng.integers(2**31))
-    unit = Scene(camera, pan, zoom, turn, (), fps, seed)
+    # Drawn last and by a number of its own, so that scenes without leaves stay as they are.
+    has_leaves = bool(np.random.default_rng(seed).random() < cfg.leaves)
+    unit = Scene(camera, pan, zoom, turn, (), fps, seed, has_leaves)
     speed = motion_speed(cfg, unit)
     scale = energy * FULL_SCALE_SPEED / speed if speed > 0 else 0.0
     pan = (pan[0] * scale, pan[1] * scale)
@@ -211,6 +218,12 @@ def _between(first: np.ndarray, second: np.ndarray, field: np.ndarray) -> np.nda
     return first[:, None, None] * (1 - field) + second[:, None, None] * field
 
 
+def _canvas(scene: Scene) -> Float[Tensor, "c h w"]:
+    if scene.has_leaves:
+        return (dead_leaves(scene.texture_seed, CANVAS_SIZE_PX, CANVAS_SIZE_PX, oversampling=1) + 1) / 2
+    return texture(scene.texture_seed)
+
+
 def _background(cfg: ToyConfig, scene: Scene, times: Tensor) -> Float[Tensor, "t c h w"]:
     """The canvas as the moving camera sees it."""
     aspect = cfg.width / cfg.height
@@ -223,7 +236,7 @@ def _background(cfg: ToyConfig, scene: Scene, times: Tensor) -> Float[Tensor, "t
     sx = scale * (cosine * gx - sine * gy) - scene.pan[0] * times[:, None, None]
     sy = scale * (sine * gx + cosine * gy) - scene.pan[1] * times[:, None, None]
     grid = torch.stack([sx, sy], -1) * (2 / CANVAS_HEIGHTS)
-    canvas = texture(scene.texture_seed)[None].expand(len(times), -1, -1, -1)
+    canvas = _canvas(scene)[None].expand(len(times), -1, -1, -1)
     return F.grid_sample(canvas, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
