@@ -12,6 +12,8 @@ from pathlib import Path
 
 from .errors import StillmotionError, UsageError
 
+NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
+
 
 @contextlib.contextmanager
 def atomic_path(target: Path, overwrite: bool = True) -> Iterator[Path]:
@@ -22,7 +24,8 @@ def atomic_path(target: Path, overwrite: bool = True) -> Iterator[Path]:
     the disk is full.
     """
     target = Path(target)
-    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.part{target.suffix}")
+    # Shorter than most names, so that a name which the disk takes is not refused for its temporary one.
+    temporary = target.with_name(f".{secrets.token_hex(4)}.part{target.suffix}")
     with explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -85,9 +88,26 @@ def _publish(temporary: Path, target: Path, overwrite: bool) -> None:
         os.rename(temporary, target)
         return
     try:
-        os.link(temporary, target)
+        _take_name(temporary, target)
     except FileExistsError:
         raise UsageError(f"{target} already exists; expected a name that is free.") from None
+
+
+def _take_name(temporary: Path, target: Path) -> None:
+    """Give a file a name that nothing has. Raises FileExistsError."""
+    try:
+        os.link(temporary, target)
+        return
+    except OSError as error:
+        if error.errno not in NO_HARD_LINKS:
+            raise
+    # Memory sticks and many network disks have no hard links: an empty file reserves the name first.
+    os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    try:
+        os.replace(temporary, target)
+    except OSError:
+        target.unlink()
+        raise
 
 
 def _sync(path: Path) -> None:

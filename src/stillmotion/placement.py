@@ -47,6 +47,12 @@ def resolve(placement: Placement) -> Placement:
     return Placement(device=device, dtype=dtype, offload=placement.offload)
 
 
+def resolved_dtype(placement: Placement) -> Literal["float32", "bfloat16", "float16"]:
+    """The precision of a placement that `resolve` has settled."""
+    assert placement.dtype != "auto", "resolve has not been called"
+    return placement.dtype
+
+
 class Stage:
     """Components made ready to run under one resolved placement; `use` brings a network to the device for a while."""
 
@@ -56,9 +62,8 @@ class Stage:
         self.device = torch.device(placement.device)
         self.dtype = DTYPES[placement.dtype]
         for network in components.networks().values():
-            network.to(dtype=self.dtype_of(network))
-            if placement.offload == "none":
-                network.to(self.device)
+            home = self.device if placement.offload == "none" else torch.device("cpu")
+            network.to(home, self.dtype_of(network))
 
     def dtype_of(self, network: nn.Module) -> torch.dtype:
         """The precision a network runs in: an autoencoder whose weights overflow in float16 stays in float32."""
@@ -78,29 +83,70 @@ class Stage:
                 yield
 
 
+class _Home:
+    """Where a module's tensors lie in main memory: they are sent out as copies, and come back by being remembered.
+
+    Weights do not change while they are away, so nothing is copied back; and they stay what they were, ordinary
+    tensors in mapped pages, also where the generation runs in inference mode.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        with _plainly():
+            tensors = (*module.parameters(), *module.buffers())
+            self._tensors = [(tensor, tensor.data.to("cpu")) for tensor in tensors]
+        self.recall()
+
+    def send(self, device: torch.device) -> None:
+        """Put copies on the device in the tensors' places."""
+        with _plainly():
+            for tensor, home in self._tensors:
+                tensor.data = _copy(home, device)
+
+    def recall(self) -> None:
+        """Put the tensors back; the copies are freed."""
+        with _plainly():
+            for tensor, home in self._tensors:
+                tensor.data = home
+
+
+def _copy(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    return tensor.to(device)
+
+
+@contextlib.contextmanager
+def _plainly() -> Iterator[None]:
+    """Tensors made inside are ordinary ones, whatever mode the caller is in."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
 @contextlib.contextmanager
 def visiting(network: nn.Module, device: torch.device) -> Iterator[None]:
     """The whole network is on the device inside the block, and back in main memory behind it."""
+    home = _Home(network)
     try:
-        network.to(device)
+        home.send(device)
         yield
     finally:
-        network.to("cpu")
+        home.recall()
 
 
 @contextlib.contextmanager
 def layer_by_layer(network: nn.Module, device: torch.device) -> Iterator[None]:
     """Inside the block every layer that owns tensors is on the device only while it computes; behind it none is."""
-    handles = []
+    handles, homes = [], []
     for module in owners(network):
-        handles.append(module.register_forward_pre_hook(lambda layer, inputs: (layer.to(device), None)[1]))
-        handles.append(module.register_forward_hook(lambda layer, inputs, output: (layer.to("cpu"), None)[1]))
+        home = _Home(module)
+        homes.append(home)
+        handles.append(module.register_forward_pre_hook(lambda layer, inputs, home=home: home.send(device)))
+        handles.append(module.register_forward_hook(lambda layer, inputs, output, home=home: home.recall()))
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
-        network.to("cpu")  # an error inside a layer leaves it on the device
+        for home in homes:  # an error inside a layer leaves it on the device
+            home.recall()
 
 
 def owners(module: nn.Module) -> list[nn.Module]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from stillmotion.checkpoints.load import save
 from stillmotion.diffusers_api import StableVideoDiffusionPipeline
 from stillmotion.models.components import Components
+from stillmotion.nn.attention import MAX_ROWS, Attention
 from stillmotion.pipelines.image_to_video import VideoSettings, animate
 from stillmotion.placement import DType, Placement, Stage
 from stillmotion.presets import TINY
@@ -146,3 +147,11 @@ def test_half_precision_of_the_drop_in_pipeline_is_near_float32(folder: Path) ->
         frames = frames_of(StableVideoDiffusionPipeline.from_pretrained(folder, torch_dtype=dtype).to(DEVICE))
         assert frames.isfinite().all()
         assert (frames.float().cpu() - expected).abs().mean() < 0.1 * expected.abs().mean()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_over_more_rows_than_cudas_grid_has_blocks(dtype: torch.dtype) -> None:
+    attention = Attention(64, 1).to(DEVICE, dtype)
+    x = torch.randn(MAX_ROWS + 1, 2, 64, generator=torch.Generator().manual_seed(0)).to(DEVICE, dtype)
+    with torch.no_grad():
+        assert torch.equal(attention(x)[-1], attention(x[-1:])[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import resource
@@ -231,3 +232,25 @@ def test_a_new_file_has_the_permissions_of_any_other(tmp_path):
     (tmp_path / "plain").touch()
     _write(tmp_path / "a")
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.ENOTSUP, errno.ENOSYS])
+def test_a_disk_without_hard_links_takes_files_too(tmp_path, monkeypatch, code):
+    def no_link(source, target):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", no_link)
+    target = tmp_path / "video.mp4"
+    with files.atomic_path(target, overwrite=False) as path:
+        path.write_bytes(b"whole")
+    assert target.read_bytes() == b"whole"
+    with pytest.raises(UsageError, match="already exists"), files.atomic_path(target, overwrite=False) as path:
+        path.write_bytes(b"other")
+    assert target.read_bytes() == b"whole" and [p.name for p in tmp_path.iterdir()] == ["video.mp4"]
+
+
+def test_a_name_as_long_as_the_disk_takes_is_taken(tmp_path):
+    target = tmp_path / ("猫" * 83 + ".mp4")
+    with files.atomic_path(target, overwrite=False) as path:
+        path.write_bytes(b"x")
+    assert target.exists()

@@ -54,48 +54,54 @@ def test_offloading_does_not_change_a_frame(tiny_components: Components, offload
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in tiny_components.unet.modules())
 
 
+@pytest.fixture
+def away(monkeypatch: pytest.MonkeyPatch) -> torch.dtype:
+    """For want of a second device, what is away from home is float64."""
+    monkeypatch.setattr(placement, "_copy", lambda tensor, device: tensor.double())
+    return torch.float64
+
+
 @pytest.mark.parametrize("offload", ["model", "sequential"])
-def test_an_offloaded_network_leaves_the_device_even_after_an_error(
-    tiny_components: Components, offload: str, monkeypatch: pytest.MonkeyPatch
+def test_an_offloaded_network_comes_home_even_after_an_error(
+    tiny_components: Components, offload: str, away: torch.dtype
 ) -> None:
     stage = Stage(tiny_components, parse(Placement, {"device": "cpu", "dtype": "float32", "offload": offload}))
     unet = tiny_components.unet
-    moves: list[str] = []
-    for module in (unet, unet.conv_in):
-        monkeypatch.setattr(module, "to", lambda device: moves.append(str(device)))
-    stage.device = torch.device("meta")  # stands for an accelerator
+    homes = {name: tensor.data_ptr() for name, tensor in unet.named_parameters()}
+    seen: list[torch.dtype] = []
+    unet.conv_in.register_forward_pre_hook(lambda layer, inputs: seen.append(layer.weight.dtype))
     with pytest.raises(ZeroDivisionError), stage.use(unet):
-        if offload == "model":
-            assert moves == ["meta"]
-        else:
-            unet.conv_in(torch.zeros(1, 8, 4, 4))
-            assert moves == ["meta", "cpu"]
+        assert unet.conv_in.weight.dtype == (away if offload == "model" else torch.float32)
+        unet.conv_in(torch.zeros(1, unet.cfg.in_channels, 4, 4, dtype=away))
+        assert unet.conv_in.weight.dtype == (away if offload == "model" else torch.float32)
         raise ZeroDivisionError
-    assert moves == ["meta", "cpu"] if offload == "model" else ["meta", "cpu", "cpu"]
-    assert not unet.conv_in._forward_hooks and not unet.conv_in._forward_pre_hooks
+    assert away in (*seen, unet.conv_in.weight.dtype) or offload == "sequential"
+    # The very tensors of before, not copies of copies.
+    assert {name: tensor.data_ptr() for name, tensor in unet.named_parameters()} == homes
+    assert len(unet.conv_in._forward_hooks) == 0 and len(unet.conv_in._forward_pre_hooks) == 1
 
 
-def test_a_layer_that_fails_does_not_stay_on_the_device() -> None:
+def test_a_layer_that_fails_comes_home(away: torch.dtype) -> None:
     class Failing(torch.nn.Linear):
         def forward(self, input: torch.Tensor) -> torch.Tensor:
-            assert self.weight.dtype == torch.float64
+            assert self.weight.dtype == away
             raise KeyboardInterrupt
 
-    class Moved(Failing):
-        """Where it is stands in its dtype, for want of a second device."""
-
-        def to(self, device: object) -> torch.nn.Module:  # type: ignore[override]
-            return super().to(torch.float64 if str(device) == "meta" else torch.float32)
-
-    class Outer(torch.nn.Sequential):
-        def to(self, device: object) -> torch.nn.Module:  # type: ignore[override]
-            self[0].to(device)
-            return self
-
-    network = Outer(Moved(2, 2))
-    with pytest.raises(KeyboardInterrupt), layer_by_layer(network, torch.device("meta")):
+    network = torch.nn.Sequential(Failing(2, 2))
+    with pytest.raises(KeyboardInterrupt), layer_by_layer(network, torch.device("cpu")):
         network(torch.zeros(1, 2))
     assert network[0].weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("offload", ["model", "sequential"])
+def test_weights_that_were_away_can_be_trained(tiny_components: Components, offload: str, away: torch.dtype) -> None:
+    """Moves inside inference mode once left tensors behind that no gradient may touch."""
+    stage = Stage(tiny_components, parse(Placement, {"device": "cpu", "dtype": "float32", "offload": offload}))
+    unet = tiny_components.unet
+    with torch.inference_mode(), stage.use(unet):
+        unet.conv_in(torch.zeros(1, unet.cfg.in_channels, 4, 4, dtype=away))
+    assert not any(tensor.is_inference() for tensor in unet.parameters())
+    unet.requires_grad_(True)
 
 
 def test_every_tensor_belongs_to_one_owner(tiny_components: Components) -> None:

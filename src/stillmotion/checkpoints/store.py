@@ -102,6 +102,11 @@ class TensorSet:
                 self._files[name] = file
 
     @property
+    def paths(self) -> list[Path]:
+        """The files that hold a tensor, each once."""
+        return list(dict.fromkeys(file.path for file in self._files.values()))
+
+    @property
     def entries(self) -> dict[str, Entry]:
         """Every tensor's type and shape, by name."""
         return {name: file.entries[name] for name, file in self._files.items()}
@@ -115,28 +120,42 @@ class TensorSet:
         self._files[name].release(name)
 
 
-def write(path: Path, tensors: Mapping[str, Sequence[Tensor]], dtype: torch.dtype | None = None) -> None:
+def write(
+    path: Path,
+    tensors: Mapping[str, Sequence[Tensor]],
+    dtype: torch.dtype | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """Write a safetensors file; the same tensors give the same bytes, and a failure leaves nothing behind.
 
     Each name holds the parts of its tensor, joined along the first axis. Floating-point tensors are converted to
-    `dtype`, one at a time. Raises CheckpointError for a type that the format lacks, StillmotionError where the disk is
-    full or may not be written.
+    `dtype`, one at a time. `metadata` stands in the header. Raises CheckpointError for a type that the format lacks,
+    StillmotionError where the disk is full or may not be written.
     """
     with atomic_path(Path(path)) as temporary, temporary.open("wb") as file:
-        write_to(file, tensors, dtype)
+        write_to(file, tensors, dtype, metadata)
 
 
-def write_to(file: BinaryIO, tensors: Mapping[str, Sequence[Tensor]], dtype: torch.dtype | None = None) -> None:
+def write_to(
+    file: BinaryIO,
+    tensors: Mapping[str, Sequence[Tensor]],
+    dtype: torch.dtype | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """Write the bytes of a safetensors file, as `write` does, into an open one."""
-    file.write(header(tensors, dtype))
+    file.write(header(tensors, dtype, metadata))
     for name in _order(tensors, dtype):
         for part in tensors[name]:
             file.write(_raw(part.detach().to(dtype=_stored_dtype(part, dtype))))
 
 
-def header(tensors: Mapping[str, Sequence[Tensor]], dtype: torch.dtype | None = None) -> bytes:
+def header(
+    tensors: Mapping[str, Sequence[Tensor]],
+    dtype: torch.dtype | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> bytes:
     """The first bytes of the file that `write` makes: everything before the numbers."""
-    described: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    described: dict[str, Any] = {"__metadata__": {"format": "pt"} | dict(metadata or {})}
     offset = 0
     for name in _order(tensors, dtype):
         stop = offset + stored_bytes(tensors[name], dtype)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -16,8 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import UsageError
-from ..media.images import fit, to_images, to_pixels, upright_rgb
-from ..media.images import load_image as open_image
+from ..media.download import load_image as open_image
+from ..media.fitting import fit
+from ..media.images import upright_rgb
+from ..media.pixels import to_images, to_pixels
 from ..media.video import write_video
 
 # One image of a request: an RGB image, or floats in [0, 1].
@@ -164,7 +165,7 @@ def _frame_bytes(frame: Image.Image | np.ndarray | Tensor) -> UInt8[np.ndarray, 
         raise UsageError(f"a frame is a {type(frame).__name__}; expected a PIL image, an array or a tensor.")
     if frame.dtype == np.uint8:
         return frame
-    if not np.issubdtype(frame.dtype, np.floating) or not math.isfinite(float(frame.sum())):
+    if not np.issubdtype(frame.dtype, np.floating) or not np.isfinite(frame).all():
         raise UsageError(f"a frame has {frame.dtype} values that are no finite floats; expected [0, 1], or uint8.")
     return (frame.clip(0, 1) * 255).round().astype(np.uint8)
 

@@ -34,6 +34,9 @@ class Euler:
     churn_max: float = math.inf
     churn_noise: float = 1.0
 
+    def __post_init__(self) -> None:
+        _check_churn(self)
+
 
 @config
 class Heun:
@@ -45,6 +48,9 @@ class Heun:
     churn_max: float = math.inf
     churn_noise: float = 1.0
 
+    def __post_init__(self) -> None:
+        _check_churn(self)
+
 
 @config
 class EulerAncestral:
@@ -54,6 +60,9 @@ class EulerAncestral:
     eta: float = 1.0
     noise: float = 1.0
 
+    def __post_init__(self) -> None:
+        _check_not_negative(eta=self.eta, noise=self.noise)
+
 
 @config
 class DPMPP2SAncestral:
@@ -62,6 +71,9 @@ class DPMPP2SAncestral:
     kind: Literal["dpmpp-2s-ancestral"] = "dpmpp-2s-ancestral"
     eta: float = 1.0
     noise: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_not_negative(eta=self.eta, noise=self.noise)
 
 
 @config
@@ -81,6 +93,18 @@ class LMS:
     def __post_init__(self) -> None:
         if not 1 <= self.order <= 8:
             raise UsageError(f"the multistep order is {self.order}; expected 1 to 8.")
+
+
+def _check_churn(cfg: Euler | Heun) -> None:
+    _check_not_negative(churn=cfg.churn, churn_min=cfg.churn_min, churn_noise=cfg.churn_noise)
+    if not cfg.churn_max >= cfg.churn_min:
+        raise UsageError(f"churn_max is {cfg.churn_max}; expected at least churn_min, {cfg.churn_min}.")
+
+
+def _check_not_negative(**settings: float) -> None:
+    for name, value in settings.items():
+        if not (math.isfinite(value) and value >= 0):
+            raise UsageError(f"{name} is {value}; expected a number of at least 0.")
 
 
 Sampler = Annotated[Euler | Heun | EulerAncestral | DPMPP2SAncestral | DPMPP2M | LMS, CHOICE]

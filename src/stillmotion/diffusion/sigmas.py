@@ -14,6 +14,7 @@ from ..config import CHOICE, config
 from ..errors import UsageError
 
 MAX_STEPS = 1000
+MAX_SIGMA = 1e18  # its square still is a float32
 # Sabour 2024 (Align Your Steps), published for ten steps of Stable Video Diffusion; sampling goes to 0 from the last
 # but one, and other counts interpolate all eleven.
 AYS_SVD = (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002)
@@ -31,7 +32,7 @@ class Karras:
     rho: float = 7.0
 
     def __post_init__(self) -> None:
-        if not (0 < self.sigma_min <= self.sigma_max < math.inf and 0 < self.rho < math.inf):
+        if not (0 < self.sigma_min <= self.sigma_max <= MAX_SIGMA and 0 < self.rho < math.inf):
             raise UsageError(
                 f"sigma runs from {self.sigma_max} to {self.sigma_min} with rho {self.rho}; "
                 "expected finite positive numbers, the first sigma the larger."
@@ -86,11 +87,12 @@ def schedule(cfg: Karras | AlignYourSteps | DDPM | Levels, steps: int) -> Float[
 
 
 def check_levels(values: tuple[float, ...]) -> None:
-    """Raise UsageError unless the levels are finite, positive but for a last 0, and strictly falling."""
+    """Raise UsageError unless the levels are positive but for a last 0, at most MAX_SIGMA, and strictly falling."""
     body = values[:-1] if values and values[-1] == 0 else values
     falls = all(a > b for a, b in itertools.pairwise(body))
-    if not body or not falls or not all(math.isfinite(v) and v > 0 for v in body):
-        raise UsageError(f"sigmas are {list(values)}; expected strictly falling positive numbers, at most the last 0.")
+    if not body or not falls or not all(0 < v <= MAX_SIGMA for v in body):
+        expected = f"strictly falling positive numbers up to {MAX_SIGMA:g}, at most the last 0"
+        raise UsageError(f"sigmas are {list(values)}; expected {expected}.")
 
 
 def ddpm_table() -> Float[Tensor, " n"]:

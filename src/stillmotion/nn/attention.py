@@ -9,6 +9,24 @@ from torch.nn import functional as F
 
 from .resnet import GROUPS
 
+# CUDA's grids have no more blocks along the axis where torch puts rows. Source: pytorch issue 142228.
+MAX_ROWS = 65_535
+# torch on MPS holds all scores, and fails from 2^32 bytes on. Source: pytorch issue 149261.
+MAX_MPS_SCORE_BYTES = 2**31
+
+
+def attend(
+    q: Float[Tensor, "rows h n d"], k: Float[Tensor, "rows h m d"], v: Float[Tensor, "rows h m d"]
+) -> Float[Tensor, "rows h n d"]:
+    """Scaled dot-product attention, in as many calls as the device's kernels need; the result is the same."""
+    rows = MAX_ROWS
+    if q.device.type == "mps":
+        rows = max(1, MAX_MPS_SCORE_BYTES // (q.shape[1] * q.shape[2] * k.shape[2] * q.element_size()))
+    if len(q) <= rows:
+        return F.scaled_dot_product_attention(q, k, v)
+    parts = zip(q.split(rows), k.split(rows), v.split(rows), strict=True)
+    return torch.cat([F.scaled_dot_product_attention(*part) for part in parts])
+
 
 class Attention(nn.Module):
     """Multi-head attention of queries from `x` over keys and values from `context`, or from `x` itself."""
@@ -30,8 +48,7 @@ class Attention(nn.Module):
             tokens.reshape(-1, tokens.shape[-2], self.heads, tokens.shape[-1] // self.heads).transpose(1, 2)
             for tokens in (self.to_q(x), self.to_k(source), self.to_v(source))
         )
-        mixed = F.scaled_dot_product_attention(q, k, v)
-        return self.to_out[0](mixed.transpose(1, 2).flatten(2)).view(x.shape)
+        return self.to_out[0](attend(q, k, v).transpose(1, 2).flatten(2)).view(x.shape)
 
     def of_one_token(self, context: Float[Tensor, "*rows 1 e"]) -> Float[Tensor, "*rows 1 d"]:
         """The result for every query when there is one key: softmax over one key is 1, so queries do not matter."""
@@ -92,5 +109,5 @@ class FrameAttention(nn.Module):
         rows = x.flatten(0, 1)
         tokens = self.group_norm(rows).flatten(2).transpose(1, 2)
         q, k, v = (project(tokens)[:, None] for project in (self.to_q, self.to_k, self.to_v))
-        mixed = self.to_out[0](F.scaled_dot_product_attention(q, k, v)[:, 0])
+        mixed = self.to_out[0](attend(q, k, v)[:, 0])
         return x + mixed.transpose(1, 2).unflatten(2, x.shape[-2:]).unflatten(0, x.shape[:2])

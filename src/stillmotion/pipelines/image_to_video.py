@@ -68,6 +68,8 @@ def animate(
     Height and width are multiples of the autoencoder's downsampling. Each video is made alone, so that it is the
     same in any batch. Raises UsageError for another size, or for a decoder that the model does not have.
     """
+    if len(images) != len(seeds):
+        raise UsageError(f"{len(seeds)} seeds were given for {len(images)} images; expected one each.")
     check_size(images.shape[-1], images.shape[-2], stage.components.autoencoder.cfg.downsampling)
     _decoder(stage, settings)
     videos = []

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ..checkpoints.store import write
 from ..errors import TrainingError
-from ..files import atomic_path
 from .ema import Ema, named_parameters
 
 WEIGHTS, AVERAGES, MOMENTS = "weights", "averages", "moments"
@@ -36,8 +36,7 @@ def save(
     tensors = {f"{WEIGHTS}.{name}": p.detach() for name, p in named_parameters(modules).items()}
     tensors |= {f"{AVERAGES}.{name}": p for name, p in ema.averages.items()}
     tensors |= {f"{MOMENTS}.{name}": p for name, p in _moments(optimizer).items()}
-    with atomic_path(Path(folder) / "state.safetensors") as path:
-        save_file({key: value.contiguous() for key, value in tensors.items()}, path, metadata)
+    write(Path(folder) / "state.safetensors", {key: [value] for key, value in tensors.items()}, metadata=metadata)
 
 
 def restore(

@@ -8,17 +8,17 @@ import hashlib
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPVisionModelWithProjection
 
+from ..checkpoints.store import write
 from ..conditioning import Condition, drop_conditions, embed_image, image_latents, micro_conditions
 from ..diffusion.loss import denoising_loss, velocity_weight
 from ..diffusion.precondition import VWithEDMNoise, denoised
 from ..diffusion.sigmas import draw_log_normal
 from ..events import Progress, Watch, unwatched
-from ..files import atomic_path
 from ..models.autoencoder import Autoencoder
 from ..models.image_encoder import build_image_encoder
 from ..models.unet import UNet
@@ -128,8 +128,7 @@ def encode_clips(cfg: VideoTraining, autoencoder: Autoencoder, folder: Path, wat
         seeds = range(cfg.first_seed + first, cfg.first_seed + min(first + CLIPS_A_FILE, cfg.clips))
         path = Path(folder) / f"clips-{digest}-{seeds.start}-{len(seeds)}.safetensors"
         if not path.exists():
-            with atomic_path(path) as temporary:
-                save_file(_encode(cfg, autoencoder, seeds), temporary)
+            write(path, {name: [tensor] for name, tensor in _encode(cfg, autoencoder, seeds).items()})
         parts.append(load_file(path))
         watch(Progress("encode clips", min(first + CLIPS_A_FILE, cfg.clips), cfg.clips))
     whole = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}

@@ -270,3 +270,26 @@ def test_levels_that_do_not_fall_are_refused(cfg: Config, levels: list[float]) -
 def test_an_impossible_multistep_order_is_refused(order: int) -> None:
     with pytest.raises(UsageError, match="expected 1 to 8"):
         LMS(order=order)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
+@pytest.mark.parametrize(
+    ("sampler", "field"),
+    [
+        (Euler, "churn"),
+        (Heun, "churn_noise"),
+        (Euler, "churn_min"),
+        (EulerAncestral, "eta"),
+        (DPMPP2SAncestral, "noise"),
+    ],
+)
+def test_settings_that_would_give_no_numbers_are_refused(sampler: type, field: str, value: float) -> None:
+    with pytest.raises(UsageError, match=field):
+        sampler(**{field: value})
+
+
+def test_an_empty_range_of_churn_is_refused() -> None:
+    with pytest.raises(UsageError, match="churn_max"):
+        Euler(churn_min=2.0, churn_max=1.0)
+    with pytest.raises(UsageError, match="churn_max"):
+        Heun(churn_max=math.nan)

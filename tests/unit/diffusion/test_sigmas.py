@@ -119,3 +119,9 @@ def test_levels_that_do_not_fall_are_refused(values: tuple[float, ...]) -> None:
 def test_training_draws_are_normal_in_the_logarithm() -> None:
     draws = torch.tensor([-1.0, 0.0, 2.0])
     torch.testing.assert_close(draw_log_normal(0.7, 1.6, draws).log(), 0.7 + 1.6 * draws)
+
+
+@pytest.mark.parametrize("values", [(1e20, 1.0), (math.inf, 1.0), (math.nan, 1.0)])
+def test_levels_whose_square_is_no_float32_are_refused(values: tuple[float, ...]) -> None:
+    with pytest.raises(UsageError, match="sigmas"):
+        Levels(values=values)

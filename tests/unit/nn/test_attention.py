@@ -41,6 +41,13 @@ def test_the_scores_are_never_held_all_at_once() -> None:
     assert "aten::_scaled_dot_product_attention_math" not in called
 
 
+def test_more_rows_than_a_kernel_takes_are_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    attention, x = Attention(12, 3), torch.randn(7, 4, 12)
+    whole = attention(x)
+    monkeypatch.setattr("stillmotion.nn.attention.MAX_ROWS", 3)
+    assert torch.equal(attention(x), whole)
+
+
 def test_one_token_needs_no_queries_in_float64() -> None:
     attention = Attention(16, 4, 10).double()
     x, context = torch.randn(2, 9, 16).double(), torch.randn(2, 1, 10).double()

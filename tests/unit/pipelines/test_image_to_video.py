@@ -227,3 +227,10 @@ def test_no_guidance_runs_one_branch(stage: Stage) -> None:
     animate(stage, images(), VideoSettings(frames=3, steps=2, guider=guidance.Unguided()), [1])
     animate(stage, images(), VideoSettings(frames=3, steps=2), [1])
     assert sizes == [1, 1, 2, 2]
+
+
+def test_fewer_seeds_than_images_are_refused_before_any_work(stage: Stage) -> None:
+    seen: list[Progress] = []
+    with pytest.raises(UsageError, match="1 seeds were given for 2 images"):
+        animate(stage, images(2), SMALL, [1], seen.append)
+    assert seen == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -128,3 +130,31 @@ def test_other_settings_are_refused_and_a_state_without_them_is_taken(tmp_path: 
         checkpoint.restore(tmp_path, modules, ema, optimizer, "two")
     rewrite(tmp_path, {"step": "8"})
     assert checkpoint.restore(tmp_path, modules, ema, optimizer, "two") == 8
+
+
+def test_a_full_disk_is_one_sentence_and_the_old_state_stays(tmp_path: Path) -> None:
+    """In a child, whose files may not grow beyond a few kilobytes."""
+    script = f"""
+import resource, signal, torch
+import subprocess
+import sys
+from pathlib import Path
+from stillmotion.errors import StillmotionError
+from stillmotion.training import checkpoint
+from stillmotion.training.config import OptimizerConfig
+from stillmotion.training.ema import Ema
+from stillmotion.training.optim import adamw
+modules = {{"net": torch.nn.Linear(64, 64)}}
+parts = modules, Ema(modules, 0.9), adamw(OptimizerConfig(), modules.values())
+checkpoint.save(Path({str(tmp_path)!r}), 1, *parts)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    checkpoint.save(Path({str(tmp_path)!r}), 2, *parts)
+except StillmotionError as error:
+    print(error)
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert "disk is full" in result.stdout, result.stderr
+    assert checkpoint.saved_step(tmp_path / "state.safetensors") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["state.safetensors"]
