@@ -23,7 +23,10 @@ from PIL import Image
 from stillmotion.checkpoints.load import load
 from stillmotion.evaluation.motion import psnr, speed
 from stillmotion.evaluation.objects import found_share
-from stillmotion.media.images import contact_sheet, fit, read_image, save_png, to_pixels, to_uint8
+from stillmotion.media.fitting import fit
+from stillmotion.media.images import read_image, save_png
+from stillmotion.media.pixels import to_pixels, to_uint8
+from stillmotion.media.sheet import contact_sheet
 from stillmotion.pipelines.image_to_video import VideoSettings, animate
 from stillmotion.placement import DTYPES, Placement, Stage, resolve
 from stillmotion.tasks.settings import GenerateSettings, video_settings
@@ -59,6 +62,7 @@ def measure(model: str, scenes: int, pictures: Path | None) -> dict[str, Any]:
         "spearman_of_motion": round(float(np.mean([row["spearman"] for row in rows])), 3),
         "objects_found": round(float(np.mean([row["objects_found"] for row in rows if row["objects_found"] >= 0])), 3),
         "seconds_a_video": round(float(np.median([row["seconds_a_video"] for row in rows])), 2),
+        "photographs_psnr_db": round(float(np.mean([row["first_frame_psnr_db"] for row in photographs])), 2),
         "photographs": photographs,
         "scenes": rows,
     }
@@ -123,9 +127,9 @@ def _draw(folder: Path, scenes: list[list[np.ndarray]], photographs: list[np.nda
         videos += [found[0], *(found[1 + i] for i in (0, 2, 4))]
         labels += [f"scene {index}: the rendered clip", *(f"animated, bucket {BUCKETS[i]:.0f}" for i in (0, 2, 4))]
     if videos:
-        save_png(_enlarged(contact_sheet(videos, 7, labels)), folder / "tiny_scenes.png")
+        save_png(contact_sheet(videos, 7, labels), folder / "tiny_scenes.png")
     names = [Path(name).stem for name in PHOTOGRAPHS]
-    save_png(_enlarged(contact_sheet(photographs, 7, names)), folder / "tiny_photographs.png")
+    save_png(contact_sheet(photographs, 7, names), folder / "tiny_photographs.png")
     overview = [found[3] for found in scenes[:3]] + photographs[:2]
     save_png(_enlarged(contact_sheet(overview, 7)), folder / "tiny.png")
 

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from .tasks.convert import ConvertSettings as ConvertSettings
     from .tasks.convert import convert as convert
     from .tasks.generate import generate as generate
+    from .tasks.grid import GridSettings as GridSettings
+    from .tasks.grid import grid as grid
+    from .tasks.repeat import RepeatSettings as RepeatSettings
+    from .tasks.repeat import repeat as repeat
     from .tasks.settings import GenerateSettings as GenerateSettings
 
 __version__ = "0.1.0"
@@ -34,7 +38,9 @@ _HOMES = {
     "ConvertSettings": "tasks.convert",
     "EulerDiscreteScheduler": "diffusers_api",
     "GenerateSettings": "tasks.settings",
+    "GridSettings": "tasks.grid",
     "Placement": "placement",
+    "RepeatSettings": "tasks.repeat",
     "StableVideoDiffusionPipeline": "diffusers_api",
     "StableVideoDiffusionPipelineOutput": "diffusers_api",
     "Stage": "placement",
@@ -45,15 +51,19 @@ _HOMES = {
     "convert": "tasks.convert",
     "export_to_video": "diffusers_api",
     "generate": "tasks.generate",
+    "grid": "tasks.grid",
     "load": "checkpoints.load",
     "load_image": "diffusers_api",
+    "repeat": "tasks.repeat",
 }
 __all__ = [
     "AutoencoderKLTemporalDecoder",
     "ConvertSettings",
     "EulerDiscreteScheduler",
     "GenerateSettings",
+    "GridSettings",
     "Placement",
+    "RepeatSettings",
     "StableVideoDiffusionPipeline",
     "StableVideoDiffusionPipelineOutput",
     "Stage",
@@ -64,8 +74,10 @@ __all__ = [
     "convert",
     "export_to_video",
     "generate",
+    "grid",
     "load",
     "load_image",
+    "repeat",
 ]
 
 

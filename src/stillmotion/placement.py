@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -102,6 +102,14 @@ class _Home:
             for tensor, home in self._tensors:
                 tensor.data = _copy(home, device)
 
+    def before(self, device: torch.device) -> Callable[[nn.Module, Any], None]:
+        """A hook that sends the tensors when their layer is called."""
+        return lambda layer, inputs: self.send(device)
+
+    def after(self, layer: nn.Module, inputs: Any, output: Any) -> None:
+        """A hook that puts them back behind the call."""
+        self.recall()
+
     def recall(self) -> None:
         """Put the tensors back; the copies are freed."""
         with _plainly():
@@ -138,8 +146,8 @@ def layer_by_layer(network: nn.Module, device: torch.device) -> Iterator[None]:
     for module in owners(network):
         home = _Home(module)
         homes.append(home)
-        handles.append(module.register_forward_pre_hook(lambda layer, inputs, home=home: home.send(device)))
-        handles.append(module.register_forward_hook(lambda layer, inputs, output, home=home: home.recall()))
+        handles.append(module.register_forward_pre_hook(home.before(device)))
+        handles.append(module.register_forward_hook(home.after))
     try:
         yield
     finally:

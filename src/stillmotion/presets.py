@@ -22,6 +22,8 @@ class Defaults:
     # Pixels.
     width: int
     height: int
+    # Further sizes like those of the training; others work, and are further from what the model knows.
+    other_sizes: tuple[tuple[int, int], ...] = ()
     fit: Literal["crop", "pad", "stretch"] = "crop"
     # The true rate of the motion, in frames a second.
     fps: float = 7.0
@@ -31,6 +33,11 @@ class Defaults:
     sigma_min: float = 0.002
     sigma_max: float = 700.0
     rho: float = 7.0
+
+    @property
+    def trained_sizes(self) -> tuple[tuple[int, int], ...]:
+        """Width and height of what the model knows, its usual size first."""
+        return ((self.width, self.height), *self.other_sizes)
 
 
 @config
@@ -48,6 +55,9 @@ class Preset:
     defaults: Defaults
 
 
+# The released models were finetuned at 1024x576; its portrait and the square hold as many pixels.
+OTHER_SIZES = ((576, 1024), (768, 768))
+
 SVD = Preset(
     name="svd",
     hub_id="stabilityai/stable-video-diffusion-img2vid",
@@ -55,7 +65,7 @@ SVD = Preset(
     unet=UNetConfig(),
     autoencoder=AutoencoderConfig(),
     image_encoder=ImageEncoderConfig(),
-    defaults=Defaults(frames=14, steps=25, guidance=(1.0, 2.5), width=1024, height=576),
+    defaults=Defaults(frames=14, steps=25, guidance=(1.0, 2.5), width=1024, height=576, other_sizes=OTHER_SIZES),
 )
 SVD_XT = replace(
     SVD,
@@ -63,7 +73,7 @@ SVD_XT = replace(
     hub_id="stabilityai/stable-video-diffusion-img2vid-xt",
     file_names=("svd_xt.safetensors", "svd_xt_image_decoder.safetensors"),
     unet=UNetConfig(frames=25),
-    defaults=Defaults(frames=25, steps=30, guidance=(1.5, 3.0), width=1024, height=576),
+    defaults=replace(SVD.defaults, frames=25, steps=30, guidance=(1.5, 3.0)),
 )
 SVD_XT_1_1 = replace(
     SVD_XT,
@@ -91,7 +101,14 @@ TINY = Preset(
         latent_channels=8, channels=(64, 64, 96, 96), layers=1, sample_size=128, force_upcast=False
     ),
     image_encoder=ImageEncoderConfig(width=64, mlp_width=256, layers=2, heads=4, patch_size=32, projection_width=64),
-    defaults=Defaults(frames=14, steps=25, guidance=(1.0, 1.5), width=128, height=80, sigma_max=80.0),
+    defaults=Defaults(
+        frames=14,
+        steps=25,
+        guidance=(1.0, 1.5),
+        width=128,
+        height=80,
+        sigma_max=80.0,
+    ),
 )
 
 PRESETS = {preset.name: preset for preset in (TINY, SVD, SVD_XT, SVD_XT_1_1)}

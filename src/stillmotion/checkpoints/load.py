@@ -17,7 +17,7 @@ from transformers import CLIPVisionModelWithProjection
 from .. import hub
 from ..errors import CheckpointError, UsageError
 from ..events import Progress, Watch, unwatched
-from ..models.autoencoder import Autoencoder
+from ..models.autoencoder import Autoencoder, AutoencoderConfig
 from ..models.components import Components
 from ..models.image_encoder import build_image_encoder
 from ..models.unet import UNet
@@ -40,12 +40,33 @@ class Loaded:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Part:
+class Part:
     """One network, still on the meta device, the file's names for its tensors, and what their floats become."""
 
     network: nn.Module
     rules: Rules
-    dtype: torch.dtype | None
+    dtype: torch.dtype | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Differences:
+    """Where a checkpoint is not what its networks need, in the checkpoint's own names."""
+
+    missing: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+    # Tensors of another shape or type, each with what it is and what was expected.
+    wrong: tuple[str, ...] = ()
+
+    def faults(self) -> list[str]:
+        """One clause for each kind of difference, with the first few names; empty where all is well."""
+        found = []
+        if self.missing:
+            found.append(f"lacks {len(self.missing)} tensors ({listed(self.missing)})")
+        if self.unknown:
+            found.append(f"has {len(self.unknown)} tensors that are not known ({listed(self.unknown)})")
+        if self.wrong:
+            found.append(f"has {len(self.wrong)} tensors of another shape or type ({listed(self.wrong)})")
+        return found
 
 
 def load(
@@ -74,7 +95,7 @@ def load(
     Raises UsageError, CheckpointError or HubError.
     """
     types = dtype, autoencoder_dtype or dtype
-    if _is_file(source):
+    if is_single_file(source):
         return _load_file(Path(source), config, types, with_image_decoder, watch)
     _refuse_config(source, config)
     parts = [part for part in diffusers.WEIGHTS if with_image_decoder or part != "image_decoder"]
@@ -87,9 +108,9 @@ def shape_of(source: str | Path, config: Preset | str | Path | None = None, revi
 
     A released model on the hub is known without a look at it. Raises what `load` raises.
     """
-    if _is_file(source):
+    if is_single_file(source):
         path = Path(source)
-        return _file_preset(path, config, TensorSet([TensorFile(path)], str(path)))
+        return file_preset(path, config, TensorSet([TensorFile(path)], str(path)))
     _refuse_config(source, config)
     known = _released(source)
     if known is not None and known.hub_id is not None:
@@ -156,7 +177,55 @@ def fill(network: nn.Module, tensors: TensorSet, dtype: torch.dtype | None = Non
     dtype: what they become; None keeps the stored type, and views of the mapped files.
     Raises CheckpointError where tensors are missing, unknown, of another shape or no floats.
     """
-    _fill([_Part(network, diffusers.RULES, dtype)], tensors, diffusers.RULES, unwatched, "load")
+    _fill([Part(network, diffusers.RULES, dtype)], tensors, diffusers.RULES, unwatched, "load")
+
+
+def file_parts(
+    preset: Preset,
+    tensors: TensorSet,
+    types: tuple[torch.dtype | None, torch.dtype | None] = (None, None),
+    with_image_decoder: bool = True,
+) -> tuple[Components, dict[str, Part], Rules]:
+    """The meta networks of a single file, each as a part under its name in WEIGHTS, and what else it may hold.
+
+    types: what floats become, and those of the autoencoder and the image decoder.
+    """
+    with META:
+        components = _networks(preset)
+    dtype, autoencoder_dtype = types
+    parts = {
+        "unet": Part(components.unet, sgm.unet_rules(preset.unet), dtype),
+        "image_encoder": Part(components.image_encoder, sgm.image_encoder_rules(preset.image_encoder), dtype),
+        "vae": Part(components.autoencoder, sgm.autoencoder_rules(preset.autoencoder), autoencoder_dtype),
+    }
+    if with_image_decoder and sgm.has_image_decoder(tensors.entries):
+        with META:
+            components.image_decoder = Autoencoder(replace(preset.autoencoder, decoder="image"))
+        rules = sgm.image_decoder_rules(preset.autoencoder)
+        own = diffusers.decoder_only(components.image_decoder)
+        parts["image_decoder"] = Part(own, rules, autoencoder_dtype)
+    return components, parts, Rules((), () if with_image_decoder else sgm.IMAGE_DECODER_IGNORED)
+
+
+def folder_networks(preset: Preset, image: AutoencoderConfig | None) -> tuple[Components, dict[str, nn.Module]]:
+    """The meta networks of a diffusers folder, also under their names in WEIGHTS; `image` is its image decoder."""
+    with META:
+        components = _networks(preset)
+        components.image_decoder = None if image is None else Autoencoder(image)
+    networks: dict[str, nn.Module] = {
+        "image_encoder": components.image_encoder,
+        "vae": components.autoencoder,
+        "unet": components.unet,
+    }
+    if components.image_decoder is not None:
+        networks["image_decoder"] = diffusers.decoder_only(components.image_decoder)
+    return components, networks
+
+
+def differences(parts: Sequence[Part], tensors: TensorSet, extra: Rules) -> Differences:
+    """What `load` would refuse in these tensors, found from names, shapes and types alone."""
+    places = [{name: part.rules.place(name) for name in part.network.state_dict()} for part in parts]
+    return _compare(parts, places, tensors, extra)
 
 
 def save(
@@ -189,7 +258,8 @@ def save(
     write(target, sgm.export(components, tower), dtype)
 
 
-def _is_file(source: str | Path) -> bool:
+def is_single_file(source: str | Path) -> bool:
+    """Whether a source is a file, and not a preset that a file happens to be called like."""
     return Path(source).is_file() and not (isinstance(source, str) and source in PRESETS)
 
 
@@ -215,22 +285,9 @@ def _load_file(
     watch: Watch,
 ) -> Loaded:
     tensors = TensorSet([TensorFile(path)], str(path))
-    preset = _file_preset(path, config, tensors)
-    with META:
-        components = _networks(preset)
-    dtype, autoencoder_dtype = types
-    parts = [
-        _Part(components.unet, sgm.unet_rules(preset.unet), dtype),
-        _Part(components.image_encoder, sgm.image_encoder_rules(preset.image_encoder), dtype),
-        _Part(components.autoencoder, sgm.autoencoder_rules(preset.autoencoder), autoencoder_dtype),
-    ]
-    unused = () if with_image_decoder else sgm.IMAGE_DECODER_IGNORED
-    if with_image_decoder and sgm.has_image_decoder(tensors.entries):
-        with META:
-            components.image_decoder = Autoencoder(replace(preset.autoencoder, decoder="image"))
-        rules = sgm.image_decoder_rules(preset.autoencoder)
-        parts.append(_Part(diffusers.decoder_only(components.image_decoder), rules, autoencoder_dtype))
-    _fill(parts, tensors, Rules((), unused), watch, "load")
+    preset = file_preset(path, config, tensors)
+    components, parts, extra = file_parts(preset, tensors, types, with_image_decoder)
+    _fill(list(parts.values()), tensors, extra, watch, "load")
     return Loaded(_finished(components), preset)
 
 
@@ -242,26 +299,16 @@ def _load_folder(
     with_image_decoder: bool,
     watch: Watch,
 ) -> Loaded:
-    with META:
-        components = _networks(preset)
-    networks: dict[str, nn.Module] = {
-        "image_encoder": components.image_encoder,
-        "vae": components.autoencoder,
-        "unet": components.unet,
-    }
     image = diffusers.read_image_decoder(folder) if with_image_decoder else None
-    if image is not None:
-        with META:
-            components.image_decoder = Autoencoder(image)
-        networks["image_decoder"] = diffusers.decoder_only(components.image_decoder)
+    components, networks = folder_networks(preset, image)
     for part, network in networks.items():
         tensors = diffusers.open_weights(folder / part, diffusers.WEIGHTS[part], variant)
         dtype = types[part in ("vae", "image_decoder")]
-        _fill([_Part(network, diffusers.RULES, dtype)], tensors, diffusers.RULES, watch, f"load {part}")
+        _fill([Part(network, diffusers.RULES, dtype)], tensors, diffusers.RULES, watch, f"load {part}")
     return Loaded(_finished(components), preset)
 
 
-def _file_preset(path: Path, config: Preset | str | Path | None, tensors: TensorSet) -> Preset:
+def file_preset(path: Path, config: Preset | str | Path | None, tensors: TensorSet) -> Preset:
     """The preset that a single file follows, with the kind of decoder that its tensors' names tell."""
     preset = _chosen(path, config)
     kind: Literal["image", "temporal"] = "image" if sgm.first_stage_is_image(tensors.entries) else "temporal"
@@ -295,7 +342,7 @@ def _networks(preset: Preset) -> Components:
     )
 
 
-def _fill(parts: Sequence[_Part], tensors: TensorSet, extra: Rules, watch: Watch, stage: str) -> None:
+def _fill(parts: Sequence[Part], tensors: TensorSet, extra: Rules, watch: Watch, stage: str) -> None:
     """Give the meta networks their tensors, after every name and shape of the file has been found right."""
     places = [{name: part.rules.place(name) for name in part.network.state_dict()} for part in parts]
     _check(parts, places, tensors, extra)
@@ -314,7 +361,15 @@ def _fill(parts: Sequence[_Part], tensors: TensorSet, extra: Rules, watch: Watch
             _fill_buffers(part.network)
 
 
-def _check(parts: Sequence[_Part], places: Sequence[dict[str, Place]], tensors: TensorSet, extra: Rules) -> None:
+def _check(parts: Sequence[Part], places: Sequence[dict[str, Place]], tensors: TensorSet, extra: Rules) -> None:
+    faults = _compare(parts, places, tensors, extra).faults()
+    if faults:
+        raise CheckpointError(f"{tensors.label} {', and '.join(faults)}; expected the tensors of this model's shape.")
+
+
+def _compare(
+    parts: Sequence[Part], places: Sequence[dict[str, Place]], tensors: TensorSet, extra: Rules
+) -> Differences:
     entries = tensors.entries
     wanted: set[str] = set()
     wrong, missing = [], []
@@ -330,16 +385,8 @@ def _check(parts: Sequence[_Part], places: Sequence[dict[str, Place]], tensors: 
                 wrong.append(f"{place.theirs} is {entry.dtype} {list(entry.shape)}, expected a float {list(expected)}")
     reasons = [extra, *(part.rules for part in parts)]
     unknown = [name for name in entries if name not in wanted and not any(table.reason(name) for table in reasons)]
-    faults = []
-    if missing:
-        unique = list(dict.fromkeys(missing))
-        faults.append(f"lacks {len(unique)} tensors ({listed(unique)})")
-    if unknown:
-        faults.append(f"has {len(unknown)} tensors that are not known ({listed(unknown)})")
-    if wrong:
-        faults.append(f"has {len(wrong)} tensors of another shape or type ({listed(dict.fromkeys(wrong))})")
-    if faults:
-        raise CheckpointError(f"{tensors.label} {', and '.join(faults)}; expected the tensors of this model's shape.")
+    # Queries, keys and values may lie in one tensor of theirs, which is named once.
+    return Differences(tuple(dict.fromkeys(missing)), tuple(unknown), tuple(dict.fromkeys(wrong)))
 
 
 def _read(tensors: TensorSet, place: Place, dtype: torch.dtype | None) -> Tensor:

@@ -18,7 +18,12 @@ Context = Formatter = Any
 # Command, its module, and its line in the overview.
 COMMANDS = {
     "generate": ("generate", "Animate an image, a folder or a pattern of images."),
+    "repeat": ("repeat", "Make a video again from the recipe that it carries."),
+    "grid": ("grid", "Compare two settings: one video with a cell for every pair of values."),
     "convert": ("convert", "Rewrite a checkpoint as a diffusers folder or as one sgm file."),
+    "inspect": ("inspect", "Show what is in a model, a video or an image."),
+    "doctor": ("doctor", "Check this machine, and say what would run where."),
+    "score": ("score", "Measure motion, flicker, drift and seams of videos."),
     "train-tiny": ("train_tiny", "Train the embedded model from rendered scenes."),
 }
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
-from ..config import dump
+from ..config import dump, to_tree
 from ..tasks.generate import Made, Plan, generate, plan
 from ..tasks.settings import GenerateSettings
 from .options import app_of
@@ -18,34 +20,57 @@ STAGES = ("load", "encode", "denoise", "decode", "write")
 def run(settings: GenerateSettings) -> int:
     """Make the videos and print where each lies; 1 if any could not be made."""
     if settings.dry_run:
-        _print_plan(plan(settings))
+        planned = plan(settings)
+        print(json.dumps(_plan_as_json(planned), ensure_ascii=False)) if settings.json else _print_plan(planned)
         return 0
     failures = 0
     made = None
     with Terminal() as terminal:
         for made in generate(settings, terminal):
             terminal.clear()
-            _print_made(made)
+            print(json.dumps(as_json(made), ensure_ascii=False)) if settings.json else print_made(made)
             failures += made.error is not None
-    if made is not None and not failures:
+    if made is not None and not failures and not settings.json:
         _print_hints(settings, made)
     return 1 if failures else 0
 
 
-def _print_made(made: Made) -> None:
+def print_made(made: Made) -> None:
+    """Where the video lies and what is to be known of it; or why there is none, on standard error."""
     if made.error is not None:
         print(f"Error: {made.error}", file=sys.stderr)
         return
+    if made.is_old:
+        print(f"{made.path}  (made before, seed {made.seed})")
+        return
     times = ", ".join(f"{stage} {made.seconds[stage]:.1f} s" for stage in STAGES if stage in made.seconds)
     print(f"{made.path}  ({made.fitted}; seed {made.seed}; {times})")
+    for note in made.notes:
+        print(f"  note: {note}")
+
+
+def as_json(made: Made) -> dict[str, Any]:
+    """The same for a program."""
+    return {
+        "image": str(made.image),
+        "path": None if made.path is None else str(made.path),
+        "error": made.error,
+        "seed": made.seed,
+        "fitted": made.fitted,
+        "made_before": made.is_old,
+        "seconds": {stage: round(value, 3) for stage, value in made.seconds.items()},
+        "notes": list(made.notes),
+        "frames_sha256": None if made.recipe is None else made.recipe.frames.sha256,
+    }
 
 
 def _print_hints(settings: GenerateSettings, made: Made) -> None:
-    again = f"{_program()} generate {shlex.quote(settings.image)}"
+    again = f"{_program()} generate {shlex.quote(settings.image or str(made.image))}"
     print("Try next:")
     print(f"  another take:  {again} --seed {made.seed + 1}")
     print(f"  more motion:   {again} --motion 200")
-    if settings.model == "tiny":
+    print(f"  the same again: {_program()} repeat {shlex.quote(str(made.path))}")
+    if settings.model in (None, "tiny"):
         print(f"  full quality:  {again} --model svd-xt   (fetches 1.5 billion weights)")
 
 
@@ -56,15 +81,36 @@ def _program() -> str:
 
 
 def _print_plan(planned: Plan) -> None:
-    asked, where = planned.request, planned.request.placement
-    print(f"{len(asked.seeds)} video(s) of {len(asked.images)} image(s), seeds {asked.seeds[0]} and up")
-    print(f"model {asked.settings.model} on {where.device} in {where.dtype}, offload {where.offload}")
-    print(f"{asked.width}x{asked.height} pixels, image fitted by {asked.fit}, played at {asked.play_fps:g} fps")
+    asked, where, counted = planned.request, planned.request.placement, planned.cost
+    print(f"{len(asked.seeds)} video(s) of {len(asked.sources)} image(s), seeds {asked.seeds[0]} and up")
+    print(f"model {asked.model} on {where.device} in {where.dtype}, offload {where.offload}")
+    size = f"{planned.width}x{planned.height}"
+    print(f"{size} pixels, image fitted by {asked.fit}, played at {asked.play_fps:g} fps")
     print(dump(asked.video).rstrip())
-    counted = planned.cost
     print(f"{counted.model_calls} model calls, {counted.operations / 1e12:.2f} TFLOP a video,", end=" ")
     print(f"{counted.weight_bytes / 1e9:.2f} GB of weights")
     print(f"expected time: about {planned.seconds:.0f} s")
+
+
+def _plan_as_json(planned: Plan) -> dict[str, Any]:
+    asked, counted = planned.request, planned.cost
+    return {
+        "videos": len(asked.seeds),
+        "images": len(asked.sources),
+        "seed": asked.seed,
+        "model": asked.model,
+        "placement": to_tree(asked.placement),
+        "width": planned.width,
+        "height": planned.height,
+        "fit": asked.fit,
+        "play_fps": asked.play_fps,
+        "video": to_tree(asked.video),
+        "encoding": to_tree(asked.encoding),
+        "model_calls": counted.model_calls,
+        "operations": counted.operations,
+        "weight_bytes": counted.weight_bytes,
+        "expected_seconds": round(planned.seconds, 1),
+    }
 
 
 app = app_of(GenerateSettings, run, positional=("image",))

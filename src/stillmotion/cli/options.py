@@ -45,35 +45,45 @@ def app_of(settings: type, run: Callable[[Any], int], positional: Sequence[str])
 
 
 def _parameter(field: dataclasses.Field[Any], hint: Any, is_positional: bool) -> inspect.Parameter:
-    kind, described = _unwrapped(hint)
+    kind, described, title = _unwrapped(hint)
     text = described + _shown(field, kind)
+    required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    default = inspect.Parameter.empty if required else None
+    given: Any = list[str] if _takes_several(kind) else str
     if is_positional:
-        option: Any = typer.Argument(help=text, show_default=False, metavar=field.name.upper())
-        return _keyword(field.name, Annotated[str, option], inspect.Parameter.empty)
+        argument: Any = typer.Argument(help=text, show_default=False, metavar=field.name.upper())
+        return _keyword(field.name, Annotated[given | None, argument], default)
     name = f"--{field.name.replace('_', '-')}"
     names = (name, "-o") if field.name == "output" else (name,)
     if kind is bool:
-        return _keyword(field.name, Annotated[bool, typer.Option(*names, help=text, show_default=False)], False)
-    option = typer.Option(*names, help=text, show_default=False, metavar=_metavar(kind))
-    required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    return _keyword(field.name, Annotated[str | None, option], inspect.Parameter.empty if required else None)
+        switch = typer.Option(*names, help=text, show_default=False)
+        return _keyword(field.name, Annotated[bool | None, switch], None)
+    option = typer.Option(*names, help=text, show_default=False, metavar=_metavar(kind, title))
+    return _keyword(field.name, Annotated[given | None, option], default)
+
+
+def _takes_several(kind: Any) -> bool:
+    """Whether a field is a tuple of any length, which a command line gives as several words."""
+    return get_origin(kind) is tuple and get_args(kind)[-1] is Ellipsis
 
 
 def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
 
 
-def _unwrapped(hint: Any) -> tuple[Any, str]:
-    """The type behind Annotated and `| None`, and the description found on the way."""
-    described = ""
+def _unwrapped(hint: Any) -> tuple[Any, str, str | None]:
+    """The type behind Annotated and `| None`, and the description and title found on the way."""
+    described, title = "", None
     while True:
         if get_origin(hint) is Annotated:
             hint, *marks = get_args(hint)
-            described = next((m.description for m in marks if isinstance(m, FieldInfo) and m.description), described)
+            notes = [mark for mark in marks if isinstance(mark, FieldInfo)]
+            described = next((note.description for note in notes if note.description), described)
+            title = next((note.title for note in notes if note.title), title)
         elif get_origin(hint) in (Union, types.UnionType) and type(None) in get_args(hint):
             hint = next(choice for choice in get_args(hint) if choice is not type(None))
         else:
-            return hint, described
+            return hint, described, title
 
 
 def _kinds(kind: Any) -> list[str]:
@@ -85,11 +95,12 @@ def _kinds(kind: Any) -> list[str]:
     return []
 
 
-def _metavar(kind: Any) -> str:
+def _metavar(kind: Any, title: str | None) -> str:
+    """What stands for the value in `--help`: the field's title, its choices, or what kind of text it is."""
+    if title is not None:
+        return title
     names = _kinds(kind)
-    if names:
-        return "|".join(names)
-    return {int: "INT", float: "NUMBER", tuple[int, int]: "WxH", tuple[float, float]: "MIN:MAX"}.get(kind, "TEXT")
+    return "|".join(names) if names else {int: "INT", float: "NUMBER"}.get(kind, "TEXT")
 
 
 def _shown(field: dataclasses.Field[Any], kind: Any) -> str:

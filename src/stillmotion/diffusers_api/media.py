@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from ..errors import UsageError
 from ..media.download import load_image as open_image
 from ..media.fitting import fit
+from ..media.formats import CODECS, Encoding, quality_of
 from ..media.images import upright_rgb
 from ..media.pixels import to_images, to_pixels
 from ..media.video import write_video
@@ -63,7 +64,9 @@ def export_to_video(
     if quality is None:
         write_video(path, frames, fps, overwrite=True)
     else:
-        write_video(path, frames, fps, quality_crf=max(1, int((1 - quality / 10) * 51)), overwrite=True)
+        rate_factor = max(1, int((1 - quality / 10) * 51))
+        encoding = Encoding(quality=quality_of(CODECS["h264"], rate_factor))
+        write_video(path, frames, fps, encoding, overwrite=True)
     return str(path)
 
 

@@ -1,1 +1,1 @@
-"""Measures of videos that need no downloaded weights. They ask for OpenCV, the extra `eval`."""
+"""Measures of videos that need no downloaded weights. All but freeze.py ask for OpenCV, the extra `eval`."""

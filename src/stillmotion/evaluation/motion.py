@@ -1,36 +1,78 @@
-"""How much moves: dense optical flow between neighbouring frames."""
+"""How much moves, where to, and whether it is the camera or the objects."""
 
 from __future__ import annotations
 
-from itertools import pairwise
+import dataclasses
+from collections.abc import Sequence
 
-import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from ..errors import UsageError
+from .fidelity import psnr as psnr
+from .steps import Step, follow
+
+# Motion against the camera counts as an object's from this many frame heights a frame, and pixels a frame.
+OBJECT_HEIGHTS, OBJECT_PX = 0.003, 0.5
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Motion:
+    """Means over the frames and pixels of a video; lengths in frame heights, times in seconds.
+
+    Directions and turns are of the picture's content: a camera that pans left makes it go right.
+    """
+
+    # Mean length of the motion, heights a second: the scale of motion buckets.
+    speed: float
+    # Where the mean motion goes, degrees: 0 right, 90 up, 180 left, 270 down.
+    direction: float
+    # Length of the mean motion over the mean length: 1 where all goes one way, 0 where it cancels.
+    agreement: float
+    # The camera's shift, heights a second to the right and down.
+    pan: tuple[float, float]
+    # Natural logarithm of the growth a second: 0.1 is about ten percent larger each second.
+    zoom: float
+    # Degrees a second, clockwise.
+    roll: float
+    # Mean length of what is left once the camera's motion is taken away, heights a second.
+    object_speed: float
+    # The share of pixels that move against the camera by OBJECT_HEIGHTS and OBJECT_PX a frame or more.
+    object_share: float
 
 
 def flow(frames: UInt8[np.ndarray, "t h w 3"]) -> Float[np.ndarray, "t2 h w 2"]:
     """Displacement in pixels, right and down, of every pixel from each frame to the next.
 
-    Dense inverse search at its medium preset. Source: Kroeger 2016. Raises UsageError for fewer than two frames.
+    The camera's motion and, on top, dense inverse search. Raises UsageError for fewer than two frames.
     """
-    if len(frames) < 2:
-        raise UsageError(f"the video has {len(frames)} frame(s); expected at least 2 to measure motion.")
-    method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    grey = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in frames]
-    fields = [method.calc(a, b, np.zeros((*a.shape, 2), np.float32)) for a, b in pairwise(grey)]
-    return np.stack(fields)
+    return np.stack([step.forward for step in follow(frames)])
 
 
 def speed(frames: UInt8[np.ndarray, "t h w 3"], fps: float) -> float:
     """Mean length of the flow in frame heights a second: the scale that motion buckets are made of."""
-    lengths = np.linalg.norm(flow(frames), axis=-1)
-    return float(lengths.mean() / frames.shape[1] * fps)
+    return motion(frames, fps).speed
 
 
-def psnr(first: UInt8[np.ndarray, "..."], second: UInt8[np.ndarray, "..."]) -> float:
-    """Peak signal-to-noise ratio in decibels of two images or videos; infinite where they are equal."""
-    error = np.square(first.astype(np.float64) - second.astype(np.float64)).mean()
-    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
+def motion(frames: UInt8[np.ndarray, "t h w 3"], fps: float, steps: Sequence[Step] | None = None) -> Motion:
+    """Measure the motion of a video of `fps` frames a second; `steps` are those of `follow`, if they are at hand.
+
+    A pan is measured within 2 % from half a pixel a frame on, zoom and roll within 5 %. Raises UsageError for fewer
+    than two frames.
+    """
+    steps = follow(frames) if steps is None else steps
+    height, width = frames.shape[1:3]
+    mean = np.mean([step.forward.mean((0, 1)) for step in steps], axis=0)
+    length = float(np.mean([np.linalg.norm(step.forward, axis=-1).mean() for step in steps]))
+    against = [np.linalg.norm(step.forward - step.camera.flow(height, width), axis=-1) for step in steps]
+    shift = np.mean([step.camera.shift for step in steps]) * fps / height
+    least = max(OBJECT_HEIGHTS * height, OBJECT_PX)
+    return Motion(
+        speed=length / height * fps,
+        direction=float(np.degrees(np.arctan2(-mean[1], mean[0])) % 360),
+        agreement=float(np.linalg.norm(mean) / length) if length > 0 else 0.0,
+        pan=(float(shift.real), float(shift.imag)),
+        zoom=float(np.mean([step.camera.zoom for step in steps]) * fps),
+        roll=float(np.degrees(np.mean([step.camera.roll for step in steps])) * fps),
+        object_speed=float(np.mean([a.mean() for a in against]) / height * fps),
+        object_share=float(np.mean([(a >= least).mean() for a in against])),
+    )

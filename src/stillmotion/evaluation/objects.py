@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
+
+from .opencv import cv2
 
 # A pixel has an object's colour when its chroma points within this angle of it and is at least this share as long.
 CHROMA_ANGLE_DEGREES = 25.0

@@ -1,47 +1,51 @@
-"""Images: any file to upright sRGB, to the size that a model needs, and to pixels and back."""
+"""Images: any file or open image to upright sRGB."""
 
 from __future__ import annotations
 
 import glob
-import http.client
-import io
+import importlib
 import os
 import struct
 import threading
-import time
-import urllib.error
-import urllib.request
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Literal, get_args
+from typing import IO
 
 import numpy as np
-import torch
-from jaxtyping import Float, UInt8
-from PIL import Image, ImageCms, ImageDraw, ImageFilter, ImageFont, ImageOps
-from torch import Tensor
+from jaxtyping import Float32
+from PIL import Image, ImageChops, ImageCms, ImageColor
 
 from ..errors import MediaError, UsageError
 from ..files import atomic_path
 
-Fit = Literal["crop", "pad", "stretch"]
-
 MAX_FILE_BYTES = 256 * 1024**2  # a 100-megapixel photo as an 8-bit png is about 200 MiB
 MAX_PIXELS = 120_000_000  # the 100-megapixel sensors of cameras and phones, with a margin
+# Formats whose decoders hold several copies of the whole picture: these take about 500 MB to read.
+MAX_PIXELS_OF = {"WEBP": 30_000_000, "AVIF": 50_000_000, "HEIF": 50_000_000}
+MAX_SCANS = 100  # of a progressive JPEG, each of which passes over the whole picture; encoders write about ten
+MAX_EXIF_BYTES = 1024**2  # of a JPEG, in all its segments; Pillow joins them one by one, in quadratic time
+REDUCED_FROM = 16_000_000  # pixels; below, an image is kept whole whatever size is asked for
+BAND_PIXELS = 1 << 20
 SUFFIXES = (
-    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif"),
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".heic", ".heif"),
     *(".gif", ".bmp", ".dib", ".tif", ".tiff", ".mpo"),
 )
 # Pillow opens some sixty formats; those left out run other programs (EPS), or are old code that few people use.
 # An MPO, several JPEGs in one file, is found by the JPEG decoder.
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
-EXPECTED = "expected a whole " + ", ".join(FORMATS[:-1]) + f" or {FORMATS[-1]} image"
+EXPECTED = "expected a whole " + ", ".join(FORMATS) + " or HEIC image"
+# ISO/IEC 23008-12, annex B: brands of HEVC-coded images, and the general ones, which AVIF has as well.
+HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
+GENERAL_BRANDS = {b"mif1", b"mif2", b"msf1"}
+AVIF_BRANDS = {b"avif", b"avis"}
 
-# What Pillow's decoders raise on damaged bytes, beside OSError.
+WHITE = "white"
+
+# What Pillow's decoders raise on damaged bytes, beside OSError; they warn too, which a caller may have made an error.
 DECODER_ERRORS = (
     *(OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, AttributeError, AssertionError),
-    *(ArithmeticError, RuntimeError, MemoryError, struct.error, Image.DecompressionBombError),
+    *(ArithmeticError, RuntimeError, MemoryError, struct.error, Image.DecompressionBombError, UserWarning),
 )
 # EXIF 2.32, tag 0x0112, to the turn that makes it upright.
 TURNS = {
@@ -53,48 +57,88 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+SIDEWAYS = (TURNS[5], TURNS[6], TURNS[7], TURNS[8])
+# Pillow scales the pixels of such grey images to 8 bits, and leaves their transparent value as the file has it.
+KEY_SCALES = {"L;2": 85, "L;4": 17}
 _OPEN_LOCK = threading.Lock()  # warnings.catch_warnings changes the whole process
 
-DOWNLOAD_WAIT_S = 10.0  # for any one answer of a server
-DOWNLOAD_TOTAL_S = 120.0  # for the whole image, so that a server which drips bytes cannot hold a caller for ever
-MAX_REDIRECTS = 3
 
-GAP_PX = 4  # between the frames of a contact sheet
-LABEL_PX = 14  # Pillow's default font is 10 px high, with descenders below
-
-
-def read_image(path: Path, at_least: tuple[int, int] | None = None) -> Image.Image:
+def read_image(path: Path, at_least: tuple[int, int] | None = None, background: str = WHITE) -> Image.Image:
     """Read an image file as upright sRGB, mode "RGB"; the first picture of a file that has several.
 
-    The bytes choose the decoder, not the suffix. With `at_least` (width, height in pixels, of the upright image) a
-    larger JPEG is decoded at 1/2, 1/4 or 1/8 of its size, as long as neither side gets smaller than that. Raises
-    MediaError for a missing, damaged, truncated or unknown file, and, before decoding anything, for one of more than
-    MAX_FILE_BYTES or MAX_PIXELS.
+    The bytes choose the decoder, not the suffix. `background`, a colour for `colour_of`, is what shows through. The
+    rest is as in `upright_rgb`.
+
+    With `at_least` (width, height in pixels, of the upright image) a larger picture is read smaller, and no side
+    smaller than that: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size, and what then has more than REDUCED_FROM
+    pixels is averaged to a whole fraction, at least twice `at_least`. Raises UsageError for another colour, MediaError
+    for a missing, damaged, truncated or unknown file, and, before decoding anything, for one of more than
+    MAX_FILE_BYTES, or of more pixels than its format may have: MAX_PIXELS_OF, or else MAX_PIXELS.
     """
     path = Path(path)
     try:
-        if not path.is_file():
-            kind = "is not a file" if path.exists() else "does not exist"
-            raise MediaError(f"{path} {kind}; expected an image file.")
-        with path.open("rb") as file:
-            _check_bytes(os.fstat(file.fileno()).st_size, str(path))
-            return _decode(file, str(path), at_least)
+        with image_file(path) as file:
+            return read_image_file(file, str(path), at_least, background)
     except OSError as error:
         raise MediaError(f"{path} cannot be read: {error.strerror or error}; {EXPECTED}.") from None
 
 
-def upright_rgb(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF orientation says, in sRGB, over white where it is transparent, as mode "RGB".
+def read_image_file(
+    file: IO[bytes], name: str, at_least: tuple[int, int] | None = None, background: str = WHITE
+) -> Image.Image:
+    """What `read_image` does, of an open file; `name` is what the errors call it."""
+    colour = colour_of(background)
+    try:
+        with open_image(file, name) as image:
+            if at_least is not None and image.format in ("JPEG", "MPO"):
+                image.draft(None, (at_least[1], at_least[0]) if _orientation(image) >= 5 else at_least)
+            flat, turn = _flat(image, colour, at_least)
+        return flat if turn is None else flat.transpose(turn)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # the latter where warnings are errors
+        raise MediaError(f"{name} is too large; expected at most {MAX_PIXELS // 10**6} megapixels.") from None
+    except DECODER_ERRORS as error:
+        raise MediaError(f"{name} cannot be decoded: {reason_of(error)}; {EXPECTED}.") from None
 
-    A 16-bit image is scaled by 255/65535. In mode I the white point is 65535, or 2^31 - 1 if any value is larger; in
-    mode F it is the first of 1, 255 and 65535 that no value exceeds, or else the largest value. An ICC profile that
-    is damaged, or made for other channels than the image has, is ignored. Metadata is not kept: it describes the
-    image before this function. Raises MediaError if the image cannot be decoded, or its mode has no way to RGB.
+
+def upright_size(path: Path) -> tuple[int, int] | None:
+    """Width and height in pixels of an image file, turned upright, from its header; None where it is no image."""
+    try:
+        with image_file(Path(path)) as file, open_image(file, str(path)) as image:
+            return (image.height, image.width) if _orientation(image) >= 5 else image.size
+    except DECODER_ERRORS:
+        return None
+
+
+def upright_rgb(image: Image.Image, background: str = WHITE) -> Image.Image:
+    """The image turned as its EXIF orientation says, in sRGB, over `background` where it is transparent, as mode "RGB".
+
+    The colours are converted before they are laid over the background, which is an sRGB colour. A 16-bit image is
+    scaled by 255/65535. In mode I the white point is 65535, or 2^31 - 1 if any value is larger; in mode F it is the
+    first of 1, 255 and 65535 that no value exceeds, or else the largest value. An ICC profile that is damaged, or made
+    for other channels than the image has, is ignored. Metadata is not kept: it describes the image before this
+    function. Raises UsageError for another colour, MediaError if the image cannot be decoded, or its mode has no way
+    to RGB.
+    """
+    colour = colour_of(background)
+    try:
+        flat, turn = _flat(image, colour, None)
+        return flat if turn is None else flat.transpose(turn)
+    except DECODER_ERRORS as error:
+        raise MediaError(f"the image of mode {image.mode} cannot be decoded: {reason_of(error)}; {EXPECTED}.") from None
+
+
+def colour_of(text: str) -> tuple[int, int, int]:
+    """Red, green and blue, 0 to 255, of a colour's name or #rrggbb. Raises UsageError for anything else.
+
+    Names and forms are those of CSS as Pillow's ImageColor reads them, without those that have an alpha of their own.
     """
     try:
-        return _upright_rgb(image)
-    except DECODER_ERRORS as error:
-        raise MediaError(f"the image of mode {image.mode} cannot be decoded: {_reason(error)}; {EXPECTED}.") from None
+        found = ImageColor.getrgb(text)
+    except (ValueError, TypeError, AttributeError):
+        found = ()
+    if len(found) != 3 or not all(0 <= value <= 255 for value in found):
+        raise UsageError(f"the colour is {text!r}; expected a name such as white, or #rrggbb.")
+    return found
 
 
 def find_images(source: str | os.PathLike[str]) -> list[Path]:
@@ -114,74 +158,6 @@ def find_images(source: str | os.PathLike[str]) -> list[Path]:
     return found
 
 
-def fit(image: Image.Image, width: int, height: int, mode: Fit) -> Image.Image:
-    """Resample an RGB image to exactly `width` x `height` pixels with Lanczos.
-
-    "crop" keeps the aspect ratio, fills the frame and cuts equally from both ends; "pad" keeps the aspect ratio and
-    the whole image, over a blurred copy that fills the frame; "stretch" changes the aspect ratio. Raises UsageError
-    for a size below 1, another mode, or an image that is not RGB.
-    """
-    _check_rgb(image)
-    if width < 1 or height < 1:
-        raise UsageError(f"the size {width}x{height} is empty; expected at least 1x1 pixels.")
-    if mode == "stretch":
-        return image.resize((width, height), Image.Resampling.LANCZOS)
-    if mode == "crop":
-        return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
-    if mode == "pad":
-        return _pad(image, width, height)
-    raise UsageError(f"the fit {mode!r} is unknown; expected one of {', '.join(get_args(Fit))}.")
-
-
-def to_pixels(images: Sequence[Image.Image]) -> Float[Tensor, "b c h w"]:
-    """Float32 pixels in [-1, 1]: value / 127.5 - 1. Raises UsageError unless all are RGB and of one size."""
-    if not images:
-        raise UsageError("no image was given; expected at least one.")
-    for image in images:
-        _check_rgb(image)
-    sizes = sorted({f"{image.width}x{image.height}" for image in images})
-    if len(sizes) > 1:
-        raise UsageError(f"the images have the sizes {', '.join(sizes)}; expected one size.")
-    values = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
-    return values.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format) / 127.5 - 1
-
-
-def to_uint8(frames: Float[Tensor, "t c h w"]) -> UInt8[np.ndarray, "t h w c"]:
-    """Frames in [-1, 1] as bytes: (x + 1) / 2 x 255, clamped and rounded; `to_pixels` is undone exactly.
-
-    Any float dtype and device. Raises MediaError if a value is NaN: the network that made it has failed, and a black
-    frame would hide that.
-    """
-    if frames.ndim != 4:
-        raise UsageError(f"the frames have the shape {tuple(frames.shape)}; expected (t, c, h, w).")
-    return np.stack([_frame_to_uint8(frame) for frame in frames]) if len(frames) else _no_frames(frames)
-
-
-def to_images(frames: Float[Tensor, "t 3 h w"]) -> list[Image.Image]:
-    """One RGB image a frame; the values are those of `to_uint8`, and so are the errors."""
-    if frames.ndim == 4 and frames.shape[1] != 3:
-        raise UsageError(f"the frames have {frames.shape[1]} channels; expected 3.")
-    return [Image.fromarray(frame) for frame in to_uint8(frames)]
-
-
-def load_image(source: str | os.PathLike[str] | Image.Image) -> Image.Image:
-    """An image as `read_image` gives it, from a path, an open image, or an http or https address.
-
-    For callers who may read any path and reach any address of this machine; a server must not pass on what its
-    clients send. Raises MediaError, for a download also where it takes more than DOWNLOAD_WAIT_S for an answer,
-    DOWNLOAD_TOTAL_S in all, MAX_FILE_BYTES or MAX_REDIRECTS.
-    """
-    if isinstance(source, Image.Image):
-        return upright_rgb(source)
-    address = os.fspath(source)
-    scheme, separator, _ = address.partition("://")
-    if not separator:
-        return read_image(Path(address))
-    if scheme.lower() not in ("http", "https"):
-        raise MediaError(f"{address} has the scheme {scheme}; expected a path, or an http or https address.")
-    return _decode(io.BytesIO(_download(address)), address, None)
-
-
 def save_png(image: Image.Image, path: Path) -> None:
     """Write a PNG that is whole or absent. Raises StillmotionError where it cannot be written."""
     with atomic_path(Path(path)) as temporary:
@@ -193,67 +169,105 @@ def save_png(image: Image.Image, path: Path) -> None:
             raise MediaError(f"{path} cannot hold an image of mode {image.mode}; expected RGB.") from None
 
 
-def contact_sheet(
-    clips: Sequence[UInt8[np.ndarray, "t h w 3"]], columns: int, labels: Sequence[str] = ()
-) -> Image.Image:
-    """One row a clip, of `columns` frames from its first to its last at even distances, on white.
-
-    A clip of fewer frames shows each of them once. `labels`, one a clip or none, stand above the rows. Raises
-    UsageError for no clip, an empty clip, fewer than one column, or another number of labels.
-    """
-    if not clips or columns < 1 or any(clip.ndim != 4 or 0 in clip.shape for clip in clips):
-        raise UsageError("a contact sheet needs at least one column, and clips (t, h, w, 3) of at least one frame.")
-    if labels and len(labels) != len(clips):
-        raise UsageError(f"{len(labels)} labels were given for {len(clips)} clips; expected one a clip, or none.")
-    rows = [_row(clip, columns) for clip in clips]
-    label_height = LABEL_PX if labels else 0
-    height = sum(row.height + GAP_PX + label_height for row in rows) + GAP_PX
-    sheet = Image.new("RGB", (max(row.width for row in rows) + 2 * GAP_PX, height), "white")
-    draw, font, top = ImageDraw.Draw(sheet), ImageFont.load_default(), GAP_PX
-    for number, row in enumerate(rows):
-        if labels:
-            draw.text((GAP_PX, top), labels[number].replace("\n", " "), fill="black", font=font)
-        sheet.paste(row, (GAP_PX, top + label_height))
-        top += row.height + GAP_PX + label_height
-    return sheet
+def image_file(path: Path) -> IO[bytes]:
+    """An open file of at most MAX_FILE_BYTES. Raises MediaError for something else than a file, OSError."""
+    check_is_file(path)
+    check_bytes(path.stat().st_size, str(path))
+    return path.open("rb")
 
 
-def _check_bytes(size: int, name: str) -> None:
+def check_is_file(path: Path) -> None:
+    """Raise MediaError unless it is one that can be looked up."""
+    try:
+        if path.is_file():
+            return
+        kind = "is not a file" if path.exists() else "does not exist"
+    except (OSError, ValueError) as error:
+        kind = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+    raise MediaError(f"{path} {kind}; expected an image file.")
+
+
+def check_bytes(size: int, name: str) -> None:
+    """Raise MediaError for more than MAX_FILE_BYTES."""
     if size > MAX_FILE_BYTES:
         limit = MAX_FILE_BYTES // 1024**2
         raise MediaError(f"{name} has {size / 1024**2:.0f} MiB; expected an image of at most {limit} MiB.")
 
 
-def _decode(file: IO[bytes], name: str, at_least: tuple[int, int] | None) -> Image.Image:
-    try:
-        with _open(file) as image:
-            if image.width * image.height > MAX_PIXELS:
-                size = f"{image.width}x{image.height}"
-                raise MediaError(f"{name} has {size} pixels; expected at most {MAX_PIXELS // 10**6} megapixels.")
-            if at_least is not None and image.format in ("JPEG", "MPO"):
-                image.draft(None, (at_least[1], at_least[0]) if _orientation(image) >= 5 else at_least)
-            return _upright_rgb(image)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # the latter where warnings are errors
-        raise MediaError(f"{name} is too large; expected at most {MAX_PIXELS // 10**6} megapixels.") from None
-    except DECODER_ERRORS as error:
-        raise MediaError(f"{name} cannot be decoded: {_reason(error)}; {EXPECTED}.") from None
+def open_image(file: IO[bytes], name: str) -> Image.Image:
+    """The image of an open file, of a size that may be decoded, and nothing decoded yet.
 
-
-def _open(file: IO[bytes]) -> Image.Image:
+    Raises MediaError for one that is too large, or needs a package that is missing, and DECODER_ERRORS.
+    """
+    _check_exif(file, name)
     # Pillow warns from 89 megapixels on, which photos of 100 have: MAX_PIXELS is checked instead. Its other warnings
     # here announce the error that follows.
     with _OPEN_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return Image.open(file, formats=FORMATS)
+        image = _open_heic(file, name) if _is_heic(file) else Image.open(file, formats=FORMATS)
+    limit = MAX_PIXELS_OF.get(str(image.format), MAX_PIXELS)
+    if image.width * image.height > limit:
+        size = f"{image.width}x{image.height}"
+        raise MediaError(f"{name} has {size} pixels; expected at most {limit // 10**6} megapixels.")
+    if "progressive" in image.info:
+        _check_scans(file, name)
+    return image
 
 
-def _reason(error: BaseException) -> str:
+def _is_heic(file: IO[bytes]) -> bool:
+    # The first box of ISO/IEC 14496-12: size, "ftyp", brand, version, compatible brands.
+    start = file.read(64)
+    file.seek(0)
+    if start[4:8] != b"ftyp":
+        return False
+    box = start[: max(16, int.from_bytes(start[:4], "big"))]
+    brands = {box[8:12], *(box[place : place + 4] for place in range(16, len(box), 4))}
+    return bool(brands & HEIC_BRANDS) or (box[8:12] in GENERAL_BRANDS and not brands & AVIF_BRANDS)
+
+
+def _open_heic(file: IO[bytes], name: str) -> Image.Image:
+    try:
+        plugin = importlib.import_module("pillow_heif.as_plugin")
+    except ImportError:
+        raise MediaError(
+            f"{name} is a HEIC image, which needs the package pillow-heif; expected it from stillmotion[heic]."
+        ) from None
+    return plugin.HeifImageFile(file)
+
+
+def _check_exif(file: IO[bytes], name: str) -> None:
+    # The segments of a JPEG before its pixels: a marker, a length that counts itself, the content.
+    exif_bytes, is_jpeg = 0, file.read(2) == b"\xff\xd8"
+    while is_jpeg and len(head := file.read(10)) == 10 and head[0] == 0xFF and head[1] not in (0xD9, 0xDA):
+        length = int.from_bytes(head[2:4], "big")
+        exif_bytes += length if head[1] == 0xE1 and head[4:] == b"Exif\0\0" else 0
+        file.seek(max(length, 2) - 8, os.SEEK_CUR)
+    file.seek(0)
+    if exif_bytes > MAX_EXIF_BYTES:
+        limit = MAX_EXIF_BYTES // 1024
+        raise MediaError(f"{name} has {exif_bytes // 1024} KiB of EXIF; expected an image of at most {limit} KiB.")
+
+
+def _check_scans(file: IO[bytes], name: str) -> None:
+    # A marker's two bytes cannot stand inside a scan, where 255 is followed by 0 (ITU-T T.81, B.1.1.5).
+    place = file.tell()
+    file.seek(0)
+    scans = sum(block.count(b"\xff\xda") for block in iter(lambda: file.read(1 << 20), b""))
+    file.seek(place)
+    if scans > MAX_SCANS:
+        raise MediaError(f"{name} has {scans} passes over its pixels; expected a JPEG of at most {MAX_SCANS}.")
+
+
+def reason_of(error: BaseException) -> str:
+    """What one of DECODER_ERRORS says, as a part of a sentence."""
     if isinstance(error, Image.UnidentifiedImageError):
         return "its bytes are not those of an image"
-    return str(error).rstrip(".") or type(error).__name__
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 def _orientation(image: Image.Image) -> int:
+    if image.format == "HEIF":
+        return 1  # turned by its decoder: the container has a property for that (ISO/IEC 23008-12), which EXIF repeats
     try:
         value = image.getexif().get(0x0112, 1)
     except DECODER_ERRORS:
@@ -261,70 +275,128 @@ def _orientation(image: Image.Image) -> int:
     return value if value in range(1, 9) else 1
 
 
-def _upright_rgb(image: Image.Image) -> Image.Image:
-    turned = _turn(image)
-    plain = _eight_bit(turned)
-    result = _to_srgb(_without_alpha(plain), turned.info.get("icc_profile"))
-    if plain.mode in ("RGBA", "LA"):
-        white = Image.new("RGB", plain.size, "white")
-        white.paste(result, mask=plain.getchannel("A"))
-        result = white
-    result.info = {}  # a new image by now: each way through _to_srgb makes one
+def _raw_mode(image: Image.Image) -> str:
+    # How the file stores the pixels that are not decoded yet.
+    tiles = getattr(image, "tile", [])
+    return str(tiles[0].args) if tiles else ""
+
+
+def _flat(
+    image: Image.Image, background: tuple[int, int, int], at_least: tuple[int, int] | None
+) -> tuple[Image.Image, Image.Transpose | None]:
+    # The pixels as stored, opaque and in sRGB, and the turn that they still need. Band by band: beside the image, only
+    # the result takes memory.
+    scale = KEY_SCALES.get(_raw_mode(image), 1)
+    image.load()  # first, for a TIFF is turned while it loads and loses its tag
+    turn = TURNS.get(_orientation(image))
+    factor = _reduction(image.size, at_least, turn)
+    to_eight_bit = _eight_bit_converter(image, scale)
+    to_srgb = _srgb_converter(to_eight_bit(image.crop((0, 0, 1, 1))).mode, image.info.get("icc_profile"))
+    result = Image.new("RGB", (-(-image.width // factor), -(-image.height // factor)))
+    for top, band in _bands(image, factor):
+        result.paste(_opaque(to_eight_bit(band), to_srgb, background).reduce(factor), (0, top // factor))
+    return result, turn
+
+
+def _bands(image: Image.Image, multiple_of: int = 1) -> Iterator[tuple[int, Image.Image]]:
+    rows = max(1, BAND_PIXELS // (image.width * multiple_of)) * multiple_of
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _reduction(size: tuple[int, int], at_least: tuple[int, int] | None, turn: Image.Transpose | None) -> int:
+    if at_least is None or size[0] * size[1] <= REDUCED_FROM:
+        return 1
+    wanted = at_least[::-1] if turn in SIDEWAYS else at_least
+    return max(1, min(size[0] // (2 * max(1, wanted[0])), size[1] // (2 * max(1, wanted[1]))))
+
+
+def _opaque(
+    plain: Image.Image, to_srgb: Callable[[Image.Image], Image.Image], background: tuple[int, int, int]
+) -> Image.Image:
+    if plain.mode not in ("RGBA", "LA"):
+        return to_srgb(plain)
+    result = Image.new("RGB", plain.size, background)
+    result.paste(to_srgb(plain.convert({"RGBA": "RGB", "LA": "L"}[plain.mode])), mask=plain.getchannel("A"))
     return result
 
 
-def _turn(image: Image.Image) -> Image.Image:
-    image.load()  # first, for a TIFF is turned while it loads and loses its tag
-    turn = TURNS.get(_orientation(image))
-    return image if turn is None else image.transpose(turn)
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    # Palettes and transparent colours become channels; deep greys become L.
+def _eight_bit_converter(image: Image.Image, key_scale: int) -> Callable[[Image.Image], Image.Image]:
+    # Palettes and transparent colours become channels, deep greys L: modes RGB, RGBA, L, LA and CMYK are left.
     if image.mode.startswith("I") or image.mode == "F":
-        return _deep_grey(image)
-    if image.mode in ("P", "PA", "La", "RGBa") or "transparency" in image.info:
-        return image.convert("LA" if image.mode == "La" else "RGBA")
+        white = _white_point(image)
+        return lambda band: _deep_grey(band, white)
+    if image.mode == "CMYK" and image.format in ("JPEG", "MPO") and "adobe" not in image.info:
+        return ImageChops.invert  # Pillow takes every such JPEG for one of Adobe's, which store 255 - ink
+    return lambda band: _eight_bit(band, key_scale)
+
+
+def _eight_bit(image: Image.Image, key_scale: int) -> Image.Image:
+    key = image.info.get("transparency")
+    if image.mode in ("1", "L") and key is not None:
+        return _with_key(image.convert("L"), key * key_scale)
+    if image.mode == "RGB" and isinstance(key, tuple):
+        # The key of a 16-bit file has 16 bits, its pixels the upper 8.
+        image.info["transparency"] = tuple(value >> 8 for value in key) if max(key) > 255 else key
+    if image.mode in ("P", "PA", "RGBa") or key is not None:
+        return image.convert("RGBA")
     if image.mode in ("RGB", "RGBA", "L", "LA", "CMYK"):
         return image
-    return image.convert("L" if image.mode == "1" else "RGB")
+    return image.convert({"1": "L", "La": "LA"}.get(image.mode, "RGB"))
 
 
-def _deep_grey(image: Image.Image) -> Image.Image:
-    values = np.nan_to_num(np.asarray(image).astype(np.float32), posinf=0.0, neginf=0.0)
-    white = 65535.0
-    largest = float(values.max())
-    if image.mode == "I" and largest > white:
-        white = 2.0**31 - 1
-    if image.mode == "F":
-        white = next((each for each in (1.0, 255.0, white) if largest <= each), largest)
-    return Image.fromarray((values * (255 / white)).round().clip(0, 255).astype(np.uint8))
+def _with_key(grey: Image.Image, key: int) -> Image.Image:
+    return Image.merge("LA", (grey, grey.point([0 if value == key else 255 for value in range(256)])))
 
 
-def _without_alpha(image: Image.Image) -> Image.Image:
-    return image.convert({"RGBA": "RGB", "LA": "L"}[image.mode]) if image.mode in ("RGBA", "LA") else image
+def _white_point(image: Image.Image) -> float:
+    if image.mode.startswith("I;"):
+        return 65535.0
+    largest = max(float(_finite(band).max()) for _, band in _bands(image))
+    if image.mode == "I":
+        return 65535.0 if largest <= 65535 else 2.0**31 - 1
+    return next((each for each in (1.0, 255.0, 65535.0) if largest <= each), largest)
 
 
-def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+def _finite(image: Image.Image) -> Float32[np.ndarray, "h w"]:
+    return np.nan_to_num(np.asarray(image).astype(np.float32), posinf=0.0, neginf=0.0)
+
+
+def _deep_grey(image: Image.Image, white: float) -> Image.Image:
+    grey = Image.fromarray((_finite(image) * (255 / white)).round().clip(0, 255).astype(np.uint8))
+    key = image.info.get("transparency")
+    if key is None:
+        return grey
+    return Image.merge("LA", (grey, Image.fromarray(np.where(np.asarray(image) == key, 0, 255).astype(np.uint8))))
+
+
+def _srgb_converter(mode: str, profile: bytes | None) -> Callable[[Image.Image], Image.Image]:
+    # For the colours of 8-bit images of this mode.
     if profile:
         try:
-            return _convert_profile(image, profile)
-        except (ImageCms.PyCMSError, OSError, ValueError):
+            return _profile_converter({"RGBA": "RGB", "LA": "L"}.get(mode, mode), profile)
+        except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
             pass  # the image is still worth more than its damaged profile
-    return image.convert("RGB")
+    return lambda image: image.convert("RGB")
 
 
-def _convert_profile(image: Image.Image, profile: bytes) -> Image.Image:
+def _profile_converter(mode: str, profile: bytes) -> Callable[[Image.Image], Image.Image]:
     opened = ImageCms.core.profile_frombytes(profile)
     space = opened.xcolor_space.strip()
-    if space == "RGB" and image.mode == "L":
-        image = image.convert("RGB")  # a grey image with the profile of a colour one: common, and well defined
-    if {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}.get(space) != image.mode:
-        raise ValueError(f"a profile for {space} on an image of mode {image.mode}")
+    # A grey image with the profile of a colour one is common, and well defined.
+    given = "RGB" if space == "RGB" and mode == "L" else mode
+    if {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}.get(space) != given:
+        raise ValueError(f"a profile for {space} on an image of mode {mode}")
     target = ImageCms.createProfile("sRGB")
-    converted = ImageCms.profileToProfile(image, ImageCms.ImageCmsProfile(opened), target, outputMode="RGB")
-    if converted is None:
-        raise ValueError("the profile gave no image")
+    # Of four inks lcms keeps a coarse table otherwise, which is five levels wrong where colours leave sRGB.
+    flags = ImageCms.Flags.NOOPTIMIZE if given == "CMYK" else ImageCms.Flags.NONE
+    transform = ImageCms.buildTransform(ImageCms.ImageCmsProfile(opened), target, given, "RGB", flags=flags)
+    return lambda image: _applied(transform, image if image.mode == given else image.convert(given))
+
+
+def _applied(transform: ImageCms.ImageCmsTransform, image: Image.Image) -> Image.Image:
+    converted = Image.new("RGB", image.size)
+    transform.apply(image, converted)
     return converted
 
 
@@ -342,105 +414,3 @@ def _candidates(source: str) -> tuple[list[Path], str | None]:
 
 def _looks_like_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-
-
-def _check_rgb(image: Image.Image) -> None:
-    if image.mode != "RGB":
-        raise UsageError(f"the image has the mode {image.mode}; expected RGB, as upright_rgb gives it.")
-    if 0 in image.size:
-        raise UsageError(f"the image has {image.width}x{image.height} pixels; expected at least 1x1.")
-
-
-def _pad(image: Image.Image, width: int, height: int) -> Image.Image:
-    scale = min(width / image.width, height / image.height)
-    # min: the product may round up to one pixel more than the frame
-    inner = (
-        min(width, max(1, round(image.width * scale))),
-        min(height, max(1, round(image.height * scale))),
-    )
-    filled = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
-    if inner == (width, height):
-        return filled
-    # A twentieth of the frame: no shape of the copy is left to compete with the image.
-    frame = filled.filter(ImageFilter.GaussianBlur(max(width, height) / 20))
-    whole = image.resize(inner, Image.Resampling.LANCZOS)
-    frame.paste(whole, ((width - inner[0]) // 2, (height - inner[1]) // 2))
-    return frame
-
-
-def _frame_to_uint8(frame: Float[Tensor, "c h w"]) -> UInt8[np.ndarray, "h w c"]:
-    values = frame.detach().to("cpu", torch.float32)
-    if values.isnan().any():
-        bad = int(values.isnan().sum())
-        raise MediaError(f"a frame holds {bad} values that are not numbers; expected values in [-1, 1].")
-    return ((values + 1) / 2).clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
-
-
-def _no_frames(frames: Float[Tensor, "0 c h w"]) -> UInt8[np.ndarray, "0 h w c"]:
-    _, channels, height, width = frames.shape
-    return np.zeros((0, height, width, channels), np.uint8)
-
-
-def _row(clip: UInt8[np.ndarray, "t h w 3"], columns: int) -> Image.Image:
-    chosen = np.linspace(0, len(clip) - 1, min(columns, len(clip))).round().astype(int)
-    _, height, width, _ = clip.shape
-    row = Image.new("RGB", (len(chosen) * (width + GAP_PX) - GAP_PX, height), "white")
-    for column, index in enumerate(chosen):
-        row.paste(Image.fromarray(clip[index]), (column * (width + GAP_PX), 0))
-    return row
-
-
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    # The parent refuses all schemes but http, https and ftp, and counts.
-    max_redirections = MAX_REDIRECTS
-    max_repeats = MAX_REDIRECTS
-
-    # Handed on as they come.
-    def redirect_request(self, *arguments):  # pyright: ignore[reportIncompatibleMethodOverride]
-        request = super().redirect_request(*arguments)
-        if request is not None and request.type not in ("http", "https"):
-            raise urllib.error.URLError(f"it redirects to the scheme {request.type}")
-        return request
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    # Not build_opener, which also opens file: and ftp: addresses.
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        _Redirects(),
-    ):
-        opener.add_handler(handler)
-    return opener
-
-
-def _download(address: str) -> bytes:
-    try:
-        request = urllib.request.Request(address, headers={"User-Agent": "stillmotion", "Accept": "image/*"})
-        with _opener().open(request, timeout=DOWNLOAD_WAIT_S) as response:
-            return _read_body(response, address)
-    except urllib.error.HTTPError as error:
-        error.close()
-        reason = f"the server answered {error.code} {error.msg.splitlines()[0] if error.msg else ''}".rstrip()
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        reason = str(error.reason if isinstance(error, urllib.error.URLError) else error) or type(error).__name__
-    raise MediaError(f"{address} cannot be fetched: {reason.rstrip('.')}; expected an image.")
-
-
-def _read_body(response: http.client.HTTPResponse, address: str) -> bytes:
-    declared = response.headers.get("Content-Length", "")
-    if declared.isdecimal():
-        _check_bytes(int(declared), address)
-    body, deadline = bytearray(), time.monotonic() + DOWNLOAD_TOTAL_S
-    while piece := response.read1(1 << 16):
-        body += piece
-        _check_bytes(len(body), address)
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"the image was not complete after {DOWNLOAD_TOTAL_S:.0f} s")
-    if declared.isdecimal() and len(body) != int(declared):
-        raise ConnectionError(f"the connection ended after {len(body)} of {declared} bytes")
-    return bytes(body)

@@ -1,9 +1,10 @@
-"""Animate images: files in, mp4 files out."""
+"""Animate images: files in, videos out, each with the recipe that made it."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import time
 from collections.abc import Iterator
@@ -11,43 +12,32 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from PIL import Image
 
-from ..checkpoints.load import Loaded, load, shape_of
-from ..config import checked
+from ..checkpoints.fingerprint import components_sha256
+from ..checkpoints.load import load
 from ..errors import Cancelled, StillmotionError, UsageError
+from ..evaluation.freeze import is_frozen
 from ..events import Progress, Watch, unwatched
-from ..files import check_writable, explained
-from ..media.images import Fit, find_images, fit, read_image, to_pixels, to_uint8
+from ..media.pixels import to_pixels, to_uint8
 from ..media.video import write_video
-from ..pipelines.image_to_video import VideoSettings, animate, check_size
+from ..pipelines.image_to_video import animate, check_size
 from ..pipelines.plan import Cost, cost, expected_seconds, matrix_rate
-from ..placement import DTYPES, Placement, Stage, resolve
-from ..presets import Preset
-from .settings import GenerateSettings, video_settings
-
-OUTPUTS = Path("outputs")  # where videos go when nothing is said
-FITTED = {"crop": "cropped", "pad": "padded", "stretch": "stretched"}
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Request:
-    """A request with nothing left open: settings checked, defaults filled in, images found."""
-
-    settings: GenerateSettings
-    images: tuple[Path, ...]
-    preset: Preset
-    video: VideoSettings
-    width: int
-    height: int
-    fit: Fit
-    play_fps: float
-    placement: Placement
-
-    @property
-    def seeds(self) -> range:
-        """One seed a video, in the order in which they are made."""
-        return range(self.settings.seed, self.settings.seed + len(self.images) * self.settings.count)
+from ..placement import DTYPES, Stage, resolved_dtype
+from ..recipe import (
+    FramesRecord,
+    ImageRecord,
+    PlanRecord,
+    Recipe,
+    model_record,
+    pixels_sha256,
+    read_recipe,
+    versions,
+)
+from .outputs import is_file_name, names, publish
+from .request import Picture, Request, Source, make_request
+from .settings import GenerateSettings
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -55,6 +45,8 @@ class Plan:
     """A request, and what it is expected to take."""
 
     request: Request
+    width: int
+    height: int
     cost: Cost
     seconds: float
 
@@ -71,66 +63,116 @@ class Made:
     # Seconds of each stage of this video.
     seconds: dict[str, float]
     error: str | None = None
+    # What a person should know: a size off the training's, a repeated column, a seed that was passed over.
+    notes: tuple[str, ...] = ()
+    recipe: Recipe | None = None
+    # An earlier run had made it.
+    is_old: bool = False
+
+
+class Studio:
+    """The model of a request, loaded when the first video needs it, and what its recipes say of it."""
+
+    def __init__(self, request: Request, watch: Watch = unwatched) -> None:
+        self._request = request
+        self._watch = watch
+        self._stage: Stage | None = None
+        self._tensors_sha256 = ""
+
+    def frames(self, request: Request, picture: Image.Image, seed: int, watch: Watch) -> UInt8[np.ndarray, "t h w 3"]:
+        """The frames of one video. `request` may differ from the studio's own in all but model and placement."""
+        stage = self._ready()
+        check_size(*picture.size, request.preset.autoencoder.downsampling)
+        with _memory_explained(request, *picture.size):
+            return to_uint8(animate(stage, to_pixels([picture]), request.video, [seed], watch)[0])
+
+    def recipe(self, request: Request, image: ImageRecord, frames: UInt8[np.ndarray, "t h w 3"], seed: int) -> Recipe:
+        """The document of one video."""
+        self._ready()
+        placement = request.placement
+        return Recipe(
+            model=model_record(request.model, self._tensors_sha256),
+            image=image,
+            fit=request.fit,
+            video=request.video,
+            seed=seed,
+            play_fps=request.play_fps,
+            encoding=request.encoding,
+            plan=PlanRecord(
+                device=placement.device,
+                dtype=resolved_dtype(placement),
+                offload=placement.offload,
+                threads=torch.get_num_threads(),
+            ),
+            versions=versions(),
+            frames=FramesRecord(
+                count=len(frames), width=frames.shape[2], height=frames.shape[1], sha256=pixels_sha256(frames)
+            ),
+        )
+
+    def _ready(self) -> Stage:
+        if self._stage is None:
+            request, settings = self._request, self._request.settings
+            with_image_decoder = request.video.decoder != request.preset.autoencoder.decoder
+            open_model = functools.partial(
+                load,
+                request.model,
+                variant=settings.variant,
+                config=settings.config,
+                with_image_decoder=with_image_decoder,
+            )
+            # As stored, which is what `inspect --hash` shows; mapped, so that nothing is held twice.
+            self._tensors_sha256 = components_sha256(open_model().components, with_image_decoder)
+            loaded = open_model(
+                dtype=DTYPES[request.placement.dtype],
+                # Stage decides whether it may run in float16; until then its weights keep their precision.
+                autoencoder_dtype=torch.float32 if request.placement.dtype == "float16" else None,
+                watch=self._watch,
+            )
+            self._stage = Stage(loaded.components, request.placement)
+        return self._stage
 
 
 def plan(settings: GenerateSettings) -> Plan:
     """What `generate` would do, without doing it: no weights are read."""
-    request = _request(settings)
-    counted = cost(request.preset, request.video, request.width, request.height, request.placement.dtype)
+    request = make_request(settings)
+    if request.size is None:
+        width, height = request.picture(request.sources[0]).image.size
+    else:
+        width, height = request.size
+    counted = cost(request.preset, request.video, width, height, request.placement.dtype)
     seconds = len(request.seeds) * expected_seconds(counted, matrix_rate(request.placement))
-    return Plan(request, counted, seconds)
+    return Plan(request, width, height, counted, seconds)
 
 
-def generate(settings: GenerateSettings, watch: Watch = unwatched) -> Iterator[Made]:
+def generate(settings: GenerateSettings, watch: Watch = unwatched, recipe: Recipe | None = None) -> Iterator[Made]:
     """Make one video of each image and count, in sorted order; video i uses seed + i.
 
     An image that cannot be animated does not stop the others: its Made carries the reason; a single one raises it.
-    A video takes its name when it is whole, never one that exists, also when two runs share a folder. Raises
-    UsageError for settings that cannot be, before any weights are read.
+    A video takes its name when it is whole, never one that exists, also when two runs share a folder. `recipe` stands
+    for the one that `settings.recipe` names, where it is read already. Raises UsageError for settings that cannot be,
+    before any weights are read.
     """
-    request = _request(settings)
+    request = make_request(settings, recipe)
     clock = _StageClock(watch)
-    loaded = _load(request, clock)
-    stage = Stage(loaded.components, request.placement)
-    each = itertools.product(request.images, range(request.settings.count))
-    for (image, _), seed in zip(each, request.seeds, strict=True):
-        yield _make(request, stage, image, seed, clock)
+    studio = Studio(request, clock)
+    each = itertools.product(request.sources, range(request.settings.count))
+    for (source, _), seed in zip(each, request.seeds, strict=True):
+        yield _make(request, studio, source, seed, clock)
         clock.seconds = {}
 
 
-def _request(settings: GenerateSettings) -> Request:
-    settings = checked(settings)
-    images = tuple(find_images(settings.image))
-    placement = resolve(Placement(device=settings.device, dtype=settings.dtype, offload=settings.offload))
-    with explained(settings.output or OUTPUTS):
-        _check_output(settings, len(images) * settings.count)
-    preset = shape_of(settings.model, settings.config)
-    video = video_settings(settings, preset)
-    width, height = settings.size or (preset.defaults.width, preset.defaults.height)
-    check_size(width, height, preset.autoencoder.downsampling)
-    return Request(
-        settings=settings,
-        images=images,
-        preset=preset,
-        video=video,
-        width=width,
-        height=height,
-        fit=settings.fit or preset.defaults.fit,
-        play_fps=video.fps if settings.play_fps is None else settings.play_fps,
-        placement=placement,
-    )
-
-
-def _make(request: Request, stage: Stage, image: Path, seed: int, clock: _StageClock) -> Made:
+def _make(request: Request, studio: Studio, source: Source, seed: int, clock: _StageClock) -> Made:
+    image = source.path or Path(source.name)
     fitted = ""
     try:
-        picture = read_image(image)
-        fitted = f"{picture.width}x{picture.height} {FITTED[request.fit]} to {request.width}x{request.height}"
-        frames = _animate(request, stage, picture, seed, clock)
-        clock(Progress("write", 0, 1))
-        path = _publish(request, frames, image, seed)
-        clock(Progress("write", 1, 1))
-        return Made(image, seed, path, fitted, clock.seconds)
+        picture = request.picture(source)
+        fitted = picture.fitted
+        record = request.record(source, picture)
+        old = _made_before(request, source, record, seed) if request.settings.resume else None
+        if old is not None:
+            return Made(image, seed, old[0], fitted, {}, recipe=old[1], is_old=True)
+        return _make_new(request, studio, source, picture, record, seed, clock)
     except (UsageError, Cancelled):
         raise
     except StillmotionError as error:
@@ -139,29 +181,85 @@ def _make(request: Request, stage: Stage, image: Path, seed: int, clock: _StageC
         return Made(image, seed, None, fitted, clock.seconds, str(error))
 
 
-def _animate(request: Request, stage: Stage, picture: Image.Image, seed: int, watch: Watch) -> np.ndarray:
-    pixels = to_pixels([fit(picture, request.width, request.height, request.fit)])
-    with _memory_explained(request):
-        return to_uint8(animate(stage, pixels, request.video, [seed], watch)[0])
+def _make_new(
+    request: Request,
+    studio: Studio,
+    source: Source,
+    picture: Picture,
+    record: ImageRecord,
+    first_seed: int,
+    clock: _StageClock,
+) -> Made:
+    frames, seed, retried = _moving(request, studio, picture, first_seed, clock)
+    recipe = studio.recipe(request, record, frames, seed)
+    clock(Progress("write", 0, 1))
+    path, written = _write(request, frames, recipe, source, first_seed)
+    clock(Progress("write", 1, 1))
+    image, notes = source.path or Path(source.name), (*request.advice(picture), *retried, *written)
+    return Made(image, seed, path, picture.fitted, clock.seconds, notes=notes, recipe=recipe)
 
 
-def _publish(request: Request, frames: np.ndarray, image: Path, seed: int) -> Path:
-    """Write the video under the first name that is free at the moment it is whole."""
-    output = request.settings.output or OUTPUTS
-    if _is_file_name(output):
-        write_video(output, frames, request.play_fps, overwrite=False)
-        return output
-    for number in itertools.count(1):
-        target = output / f"{image.stem}-seed{seed}{'' if number == 1 else f'-{number}'}.mp4"
-        if target.exists():
-            continue
-        try:
-            write_video(target, frames, request.play_fps, overwrite=False)
-            return target
-        except UsageError:
-            if not target.exists():
-                raise
-    raise AssertionError("names do not run out")
+def _moving(
+    request: Request, studio: Studio, picture: Picture, seed: int, watch: Watch
+) -> tuple[UInt8[np.ndarray, "t h w 3"], int, tuple[str, ...]]:
+    """Frames that move, their seed, and a sentence for each seed that was passed over; the last is taken as it is."""
+    notes = []
+    for _ in range(request.settings.avoid_still):
+        frames = studio.frames(request, picture.image, seed, watch)
+        if not is_frozen(frames):
+            return frames, seed, tuple(notes)
+        # Beyond the seeds of the whole request, so that no two videos share one.
+        other = seed + len(request.seeds)
+        notes.append(f"seed {seed} gave a still video; trying {other}.")
+        seed = other
+    return studio.frames(request, picture.image, seed, watch), seed, tuple(notes)
+
+
+def _write(
+    request: Request, frames: np.ndarray, recipe: Recipe, source: Source, seed: int
+) -> tuple[Path, tuple[str, ...]]:
+    """Write the video under its own name, or the first that is free at the moment it is whole."""
+
+    def write(target: Path, overwrite: bool = False) -> tuple[str, ...]:
+        return write_video(target, frames, request.play_fps, request.encoding, recipe.to_json(), overwrite)
+
+    output = request.output()
+    if is_file_name(output):
+        return output, write(output, request.settings.force)
+    return publish(names(output, _stem(source, seed), request.encoding), write)
+
+
+def _made_before(request: Request, source: Source, image: ImageRecord, seed: int) -> tuple[Path, Recipe] | None:
+    """The video that an earlier run made of this very request, and its recipe; None where there is none."""
+    output = request.output()
+    single = [output] if is_file_name(output) else None
+    for path in single or names(output, _stem(source, seed), request.encoding):
+        if not path.exists():
+            return None
+        with contextlib.suppress(StillmotionError):
+            recipe = read_recipe(path)
+            if _request_of(recipe) == _wish(request, image, recipe.seed, seed):
+                return path, recipe
+    return None
+
+
+def _request_of(recipe: Recipe) -> tuple[object, ...]:
+    """What of a recipe was asked for, and not found out."""
+    model, plan = recipe.model, recipe.plan
+    asked = (recipe.image.sha256, recipe.fit, recipe.video, recipe.seed, recipe.play_fps, recipe.encoding)
+    return (model.kind, model.name, *asked, plan.dtype)
+
+
+def _wish(request: Request, image: ImageRecord, found_seed: int, seed: int) -> tuple[object, ...]:
+    # A seed that was passed over for one that moves is the same wish.
+    seeds = {seed + i * len(request.seeds) for i in range(request.settings.avoid_still + 1)}
+    model, placement = model_record(request.model, ""), request.placement
+    asked = (image.sha256, request.fit, request.video, found_seed if found_seed in seeds else seed)
+    return (model.kind, model.name, *asked, request.play_fps, request.encoding, placement.dtype)
+
+
+def _stem(source: Source, seed: int) -> str:
+    return f"{Path(source.name).stem}-seed{seed}"
 
 
 class _StageClock:
@@ -182,7 +280,7 @@ class _StageClock:
 
 
 @contextlib.contextmanager
-def _memory_explained(request: Request) -> Iterator[None]:
+def _memory_explained(request: Request, width: int, height: int) -> Iterator[None]:
     """Turn running out of memory into one sentence."""
     try:
         yield
@@ -191,37 +289,6 @@ def _memory_explained(request: Request) -> Iterator[None]:
         if type(error) is RuntimeError and "memory" not in str(error):
             raise
         raise StillmotionError(
-            f"memory ran out at {request.video.frames} frames of {request.width}x{request.height}; "
+            f"memory ran out at {request.video.frames} frames of {width}x{height}; "
             "try a smaller --size, fewer --frames, a --chunk of a few frames, or --offload."
         ) from None
-
-
-def _load(request: Request, watch: Watch) -> Loaded:
-    settings = request.settings
-    return load(
-        settings.model,
-        dtype=DTYPES[request.placement.dtype],
-        # Stage decides whether it may run in float16; until then its weights keep their precision.
-        autoencoder_dtype=torch.float32 if request.placement.dtype == "float16" else None,
-        variant=settings.variant,
-        config=settings.config,
-        with_image_decoder=request.video.decoder != request.preset.autoencoder.decoder,
-        watch=watch,
-    )
-
-
-def _check_output(settings: GenerateSettings, videos: int) -> None:
-    """Find out now, not after minutes of work, that the result could not be written."""
-    output = settings.output or OUTPUTS
-    if _is_file_name(output):
-        if videos > 1:
-            raise UsageError(f"output is {output}, one file, for {videos} videos; expected a folder.")
-        if output.exists():
-            raise UsageError(f"output {output} already exists; expected a free name, or a folder.")
-    elif not output.is_dir() and (output.exists() or output.suffix):
-        raise UsageError(f"output is {output}; expected a folder, or a free name that ends in .mp4.")
-    check_writable(output.parent if _is_file_name(output) else output)
-
-
-def _is_file_name(output: Path) -> bool:
-    return output.suffix.lower() == ".mp4" and not output.is_dir()

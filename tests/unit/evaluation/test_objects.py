@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stillmotion.evaluation.objects import find, found_share
-from stillmotion.media.images import to_uint8
+from stillmotion.media.pixels import to_uint8
 from stillmotion.training.toys import PALETTE, ToyConfig, render_clip
 
 SEEDS = range(40, 70)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from stillmotion.errors import MediaError
-from stillmotion.media import images
+from stillmotion.media import download, images
 
 
 def _png() -> bytes:
@@ -80,7 +80,7 @@ def server(monkeypatch) -> Iterator[http.server.ThreadingHTTPServer]:
 
 @pytest.mark.parametrize("path", ["image", "redirect/3"])
 def test_an_image_is_loaded_from_an_address(server, path):
-    loaded = images.load_image(f"http://127.0.0.1:{server.server_port}/{path}")
+    loaded = download.load_image(f"http://127.0.0.1:{server.server_port}/{path}")
     assert np.array_equal(np.asarray(loaded), np.asarray(Image.open(io.BytesIO(PNG))))
 
 
@@ -97,9 +97,9 @@ def test_an_image_is_loaded_from_an_address(server, path):
     ],
 )
 def test_a_download_that_fails_gives_a_sentence(server, monkeypatch, path, reason):
-    monkeypatch.setattr(images, "DOWNLOAD_WAIT_S", 0.3)
+    monkeypatch.setattr(download, "DOWNLOAD_WAIT_S", 0.3)
     with pytest.raises(MediaError, match=reason) as caught:
-        images.load_image(f"http://127.0.0.1:{server.server_port}/{path}")
+        download.load_image(f"http://127.0.0.1:{server.server_port}/{path}")
     assert "expected" in str(caught.value)
     assert str(caught.value).endswith(".")
 
@@ -108,11 +108,11 @@ def test_a_stream_without_end_is_cut_at_the_limit_and_at_the_deadline(server, mo
     address = f"http://127.0.0.1:{server.server_port}/endless"
     monkeypatch.setattr(images, "MAX_FILE_BYTES", 4 * 1024**2)
     with pytest.raises(MediaError, match="at most 4 MiB"):
-        images.load_image(address)
+        download.load_image(address)
     assert server.stopped.wait(5)
-    monkeypatch.setattr(images, "DOWNLOAD_TOTAL_S", 0.0)
+    monkeypatch.setattr(download, "DOWNLOAD_TOTAL_S", 0.0)
     with pytest.raises(MediaError, match="not complete"):
-        images.load_image(address)
+        download.load_image(address)
 
 
 @pytest.mark.parametrize(
@@ -120,6 +120,6 @@ def test_a_stream_without_end_is_cut_at_the_limit_and_at_the_deadline(server, mo
 )
 def test_other_addresses_are_refused(address):
     with pytest.raises(MediaError) as caught:
-        images.load_image(address)
+        download.load_image(address)
     assert "expected" in str(caught.value)
     assert str(caught.value).endswith(".")

@@ -5,17 +5,17 @@ from __future__ import annotations
 import io
 import os
 import struct
+import sys
 import warnings
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image, ImageCms
 
 from stillmotion.errors import MediaError, StillmotionError, UsageError
-from stillmotion.media import images
+from stillmotion.media import download, images
 
 HEIGHT, WIDTH = 6, 4
 ORIENTATION = 0x0112
@@ -291,89 +291,6 @@ def test_find_images(tmp_path):
         _assert_sentence(caught.value)
 
 
-def _ramp(width: int, height: int) -> Image.Image:
-    across = np.linspace(0, 255, width).astype(np.uint8)
-    return Image.fromarray(np.repeat(np.tile(across, (height, 1))[..., None], 3, axis=2))
-
-
-def test_crop_covers_and_cuts_equally_from_both_ends():
-    cropped = np.asarray(images.fit(_ramp(1000, 100), 100, 100, "crop"))[50, :, 0].astype(int)
-    expected = np.linspace(0, 255, 1000)[450:550]
-    assert np.abs(cropped - expected).max() <= 1
-
-
-def test_pad_shows_the_whole_image_over_a_copy_that_fills_the_frame():
-    image = Image.new("RGB", (200, 100), "red")
-    image.paste("blue", (100, 0, 200, 100))
-    padded = np.asarray(images.fit(image, 100, 100, "pad"))
-    whole = np.asarray(image.resize((100, 50), Image.Resampling.LANCZOS))
-    assert np.array_equal(padded[25:75], whole)
-    assert padded[5, 5].tolist()[0] > 200  # the copy: red at the left
-    assert padded[95, 95].tolist()[2] > 200
-    assert 60 < padded[5, 50, 0] < 200  # and blurred where red meets blue
-
-
-def test_stretch_keeps_both_ends():
-    stretched = np.asarray(images.fit(_ramp(1000, 100), 100, 100, "stretch"))[50, :, 0]
-    assert stretched[0] <= 2
-    assert stretched[-1] >= 253
-
-
-@pytest.mark.parametrize("mode", ["crop", "pad", "stretch"])
-@pytest.mark.parametrize("size", [(1, 1), (1, 4000), (4000, 1), (7, 5), (64, 33)])
-def test_fit_works_for_any_size(mode, size):
-    fitted = images.fit(Image.new("RGB", size, (10, 200, 90)), 64, 33, mode)
-    assert fitted.size == (64, 33)
-    assert np.abs(np.asarray(fitted).astype(int) - (10, 200, 90)).max() <= 1
-
-
-def test_fit_refuses_what_it_cannot_do():
-    image = Image.new("RGB", (2, 2))
-    calls = [(image, 0, 5, "crop"), (image, 5, 5, "zoom"), (Image.new("L", (2, 2)), 5, 5, "crop")]
-    calls.append((Image.new("RGB", (0, 5)), 5, 5, "crop"))
-    for arguments in calls:
-        with pytest.raises(UsageError) as caught:
-            images.fit(*arguments)
-        _assert_sentence(caught.value)
-
-
-def test_pixels_and_images_are_inverse_for_every_value():
-    values = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
-    pixels = images.to_pixels([Image.fromarray(values)] * 2)
-    assert pixels.shape == (2, 3, 16, 16)
-    assert pixels.dtype == torch.float32
-    assert pixels.is_contiguous()
-    assert pixels[0, 0, 0, 0] == -1
-    assert pixels[1, 2, 15, 15] == 1
-    assert pixels[0, 1, 0, 5] == torch.tensor(5.0) / 127.5 - 1
-    assert np.array_equal(images.to_uint8(pixels)[1], values)
-    assert np.array_equal(np.asarray(images.to_images(pixels)[0]), values)
-
-
-def test_frames_outside_the_range_are_clamped_and_rounded():
-    frames = torch.tensor([-9.0, -1.0, 0.0, 0.0050, 1.0, 9.0]).reshape(1, 1, 1, 6)
-    assert images.to_uint8(frames).ravel().tolist() == [0, 0, 128, 128, 255, 255]
-    assert images.to_uint8(frames.bfloat16()).shape == (1, 1, 6, 1)
-    assert images.to_uint8(frames[:0]).shape == (0, 1, 6, 1)
-
-
-def test_frames_that_are_not_numbers_are_refused():
-    frames = torch.zeros(2, 3, 4, 4)
-    frames[1, 0, 0, 0] = torch.nan
-    with pytest.raises(MediaError, match="1 values that are not numbers"):
-        images.to_uint8(frames)
-    for wrong in (torch.zeros(3, 4, 4), torch.zeros(1, 4, 4, 4)):
-        with pytest.raises(UsageError):
-            images.to_images(wrong)
-
-
-def test_pixels_need_images_of_one_size_and_mode():
-    red = Image.new("RGB", (2, 2))
-    for given in ([], [red, Image.new("RGB", (3, 2))], [red, Image.new("L", (2, 2))]):
-        with pytest.raises(UsageError):
-            images.to_pixels(given)
-
-
 def test_save_png_is_whole_or_absent(tmp_path):
     image = Image.fromarray(_colours()[..., :3].copy())
     images.save_png(image, tmp_path / "new" / "a.png")
@@ -386,43 +303,119 @@ def test_save_png_is_whole_or_absent(tmp_path):
         images.save_png(image, tmp_path / "file" / "a.png")
 
 
-def _clip(count: int, height: int = 8, width: int = 10) -> np.ndarray:
-    clip = np.zeros((count, height, width, 3), np.uint8)
-    clip += (10 * np.arange(count, dtype=np.uint8))[:, None, None, None]
-    return clip
-
-
-def test_contact_sheet_shows_evenly_chosen_frames():
-    sheet = np.asarray(images.contact_sheet([_clip(9), _clip(2, 12, 6)], columns=3))
-    gap = images.GAP_PX
-    assert sheet.shape == (8 + 12 + 3 * gap, 3 * 10 + 4 * gap, 3)
-    first = [sheet[gap + 4, gap + column * (10 + gap) + 5, 0] for column in range(3)]
-    assert first == [0, 40, 80]
-    second = [sheet[2 * gap + 8 + 6, gap + column * (6 + gap) + 3, 0] for column in range(3)]
-    assert second == [0, 10, 255]
-    assert sheet[0, 0].tolist() == [255, 255, 255]
-
-
-def test_contact_sheet_writes_labels_above_the_rows():
-    clips = [np.full((2, 8, 90, 3), 255, np.uint8)] * 2
-    plain = np.asarray(images.contact_sheet(clips, 2))
-    labelled = np.asarray(images.contact_sheet(clips, 2, ["seed 1", "zweiter Versuch é"]))
-    assert plain.min() == 255
-    label = images.LABEL_PX
-    assert labelled.shape[0] == plain.shape[0] + 2 * label
-    gap = images.GAP_PX
-    assert labelled[gap : gap + label].min() < 128
-    assert labelled[gap + label : gap + label + 8].min() == 255
-
-
-def test_contact_sheet_refuses_wrong_arguments():
-    for arguments in (([], 3), ([_clip(3)], 0), ([_clip(0)], 2), ([_clip(3)], 2, ["a", "b"])):
-        with pytest.raises(UsageError):
-            images.contact_sheet(*arguments)
-
-
 def test_load_image_takes_paths_and_images(tmp_path):
     image, expected = _of_mode("RGBA")
     image.save(tmp_path / "a.png")
     for source in (str(tmp_path / "a.png"), tmp_path / "a.png", image):
-        assert np.abs(np.asarray(images.load_image(source)).astype(int) - expected).max() <= 1
+        assert np.abs(np.asarray(download.load_image(source)).astype(int) - expected).max() <= 1
+
+
+def test_an_mp4_brand_tells_heic_from_avif_and_the_missing_package_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif.as_plugin", None)
+    box = b"\0\0\0\x18ftyp%s\0\0\0\0%s" + b"mif1"
+    for brands in ((b"heic", b"heic"), (b"mif1", b"heic"), (b"mif1", b"miaf")):
+        (tmp_path / "a.jpg").write_bytes(box % brands)
+        with pytest.raises(MediaError, match=r"needs the package pillow-heif; expected .*stillmotion\[heic\]\.$"):
+            images.read_image(tmp_path / "a.jpg")
+    for brands in ((b"avif", b"avif"), (b"mif1", b"avif"), (b"isom", b"mp41")):
+        (tmp_path / "a.heic").write_bytes(box % brands)
+        with pytest.raises(MediaError, match="not those of an image"):
+            images.read_image(tmp_path / "a.heic")
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_heic_is_turned_by_its_container_alone(tmp_path, orientation):
+    heif = pytest.importorskip("pillow_heif", reason="needs stillmotion[heic]")
+    image = Image.new("RGB", (64, 32), "red")
+    image.paste("blue", (32, 0, 64, 32))
+    image.info["exif"] = _with_orientation(orientation).tobytes()
+    heif.from_pillow(image).save(tmp_path / "a.png", quality=-1)
+    read = images.read_image(tmp_path / "a.png")
+    # For 6, pillow-heif turns the pixels as it writes them, and has the container turn them again: by 180 degrees.
+    # EXIF, which still says 6, adds nothing.
+    left, right = (0, 2) if orientation == 1 else (2, 0)
+    assert read.size == (64, 32)
+    assert read.getpixel((8, 8))[left] > 200 and read.getpixel((56, 24))[right] > 200
+    data = (tmp_path / "a.png").read_bytes()
+    for length in range(8, len(data), max(1, len(data) // 40)):
+        (tmp_path / "cut").write_bytes(data[:length])
+        _read_or_refuse(tmp_path / "cut")
+
+
+@pytest.mark.parametrize("is_adobe", [True, False])
+def test_inks_of_a_jpeg_are_upright_whoever_wrote_it(tmp_path, is_adobe):
+    buffer = io.BytesIO()
+    Image.new("CMYK", (32, 32), (255, 0, 0, 51)).save(buffer, format="JPEG", quality=100)
+    data = buffer.getvalue()
+    marker = data.index(b"\xff\xee")  # APP14: Adobe's, whose files hold 255 - ink
+    assert data[marker + 4 : marker + 9] == b"Adobe"
+    if is_adobe:
+        expected = (0, 204, 204)
+    else:
+        data = data[:marker] + data[marker + 16 :]
+        expected = (51, 0, 0)  # the inks are what is stored: 0, 255, 255, 204
+    (tmp_path / "a.jpg").write_bytes(data)
+    assert np.abs(np.array(images.read_image(tmp_path / "a.jpg").getpixel((9, 9))) - expected).max() <= 2
+
+
+def _png_with_key(depth: int, kind: int, row: bytes, key: bytes) -> bytes:
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", 2, 1, depth, kind, 0, 0, 0)
+    parts = (b"IHDR", header), (b"tRNS", key), (b"IDAT", zlib.compress(b"\0" + row)), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("depth", "kind", "row", "key", "other"),
+    [
+        (1, 0, b"\x80", b"\0\1", (0, 0, 0)),
+        (2, 0, b"\x90", b"\0\2", (85, 85, 85)),
+        (4, 0, b"\x93", b"\0\x09", (51, 51, 51)),
+        (8, 0, b"\x09\x30", b"\0\x09", (48, 48, 48)),
+        (16, 0, b"\x12\x34\x12\x35", b"\x12\x34", (18, 18, 18)),
+        (8, 2, b"\1\2\3\4\5\6", b"\0\1\0\2\0\3", (4, 5, 6)),
+        (16, 2, b"\x11\1\x12\1\x13\1\x21\0\x22\0\x23\0", b"\x11\1\x12\1\x13\1", (33, 34, 35)),
+    ],
+)
+def test_the_transparent_value_of_a_png_of_any_depth(tmp_path, depth, kind, row, key, other):
+    (tmp_path / "a.png").write_bytes(_png_with_key(depth, kind, row, key))
+    read = images.read_image(tmp_path / "a.png", background="#0a0b0c")
+    assert read.getpixel((0, 0)) == (10, 11, 12)
+    assert read.getpixel((1, 0)) == other
+
+
+@pytest.mark.parametrize(("suffix", "limit"), [("webp", 30), ("avif", 50), ("png", 120)])
+def test_each_format_has_its_own_limit_of_pixels(tmp_path, monkeypatch, suffix, limit):
+    Image.new("RGB", (40, 30)).save(tmp_path / f"a.{suffix}")
+    scaled = {name: value // 10**6 for name, value in images.MAX_PIXELS_OF.items()}
+    assert images.MAX_PIXELS_OF.get(suffix.upper(), images.MAX_PIXELS) == limit * 10**6
+    monkeypatch.setattr(images, "MAX_PIXELS_OF", scaled)
+    monkeypatch.setattr(images, "MAX_PIXELS", 120)
+    with pytest.raises(MediaError, match="40x30 pixels"):
+        images.read_image(tmp_path / f"a.{suffix}")
+
+
+def test_a_warning_that_is_an_error_is_a_sentence(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.tiff", description="x" * 50)
+    data = bytearray((tmp_path / "a.tiff").read_bytes())
+    place = data.index(struct.pack("<HH", 270, 2))  # the description, said to be longer than the file
+    data[place + 4 : place + 8] = struct.pack("<I", 10**6)
+    (tmp_path / "a.tiff").write_bytes(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            assert images.read_image(tmp_path / "a.tiff").size == (8, 8)
+        except MediaError as error:
+            _assert_sentence(error)
+
+
+@pytest.mark.parametrize(("orientation", "size"), [(1, (30, 20)), (6, (20, 30))])
+def test_the_upright_size_comes_from_the_header(tmp_path, orientation, size):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.jpg", exif=exif)
+    assert images.upright_size(tmp_path / "a.jpg") == size
+    (tmp_path / "b.jpg").write_text("no image")
+    assert images.upright_size(tmp_path / "b.jpg") is None

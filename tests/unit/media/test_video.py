@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-import subprocess
-import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import pytest
 from av.video.reformatter import ColorRange, Colorspace
 
 from stillmotion.errors import MediaError, StillmotionError, UsageError
+from stillmotion.media.formats import Encoding
 from stillmotion.media.video import read_video, write_video
 
 PATCHES = np.array(
@@ -33,6 +32,11 @@ def _patches(count: int) -> np.ndarray:
 
 def _noise(count: int, height: int = 48, width: int = 64) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, height, width, 3)).astype(np.uint8)
+
+
+def _assert_sentence_ends(text: str) -> None:
+    assert text.endswith(".")
+    assert "\n" not in text
 
 
 def _centres(frame: np.ndarray) -> np.ndarray:
@@ -119,11 +123,11 @@ def test_frames_come_back_in_order_and_near_the_source(tmp_path):
     assert len(read_video(path, max_frames=5).frames) == 5
 
 
-def test_quality_changes_size_and_error(tmp_path):
+def test_quality_changes_the_size(tmp_path):
     sizes = []
-    for crf in (1, 17, 40):
-        write_video(tmp_path / f"{crf}.mp4", _noise(3), 7, quality_crf=crf)
-        sizes.append((tmp_path / f"{crf}.mp4").stat().st_size)
+    for quality in (100, 90, 30):
+        write_video(tmp_path / f"{quality}.mp4", _noise(3), 7, Encoding(quality=quality))
+        sizes.append((tmp_path / f"{quality}.mp4").stat().st_size)
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[0] > 2 * sizes[2]
 
@@ -133,15 +137,16 @@ def test_an_odd_size_repeats_its_last_row_and_column(tmp_path, height, width):
     path = tmp_path / "a.mp4"
     frames = np.full((2, height, width, 3), (40, 120, 200), np.uint8)
     frames[:, -1:, :] = frames[:, :, -1:] = (220, 160, 90)
-    write_video(path, frames, 7, quality_crf=1)
+    notes = write_video(path, frames, 7, Encoding(quality=100))
+    assert len(notes) == 1
+    _assert_sentence_ends(notes[0])
     back = read_video(path).frames
     assert back.shape == (2, height + height % 2, width + width % 2, 3)
-    if height % 2:
-        assert np.abs(back[:, -1].astype(int) - (220, 160, 90)).max() <= 12
-    if width % 2:
-        assert (
-            np.abs(back[:, :, -1].astype(int) - (220, 160, 90)).max() <= 20
-        )  # chroma is shared with the rows beside it
+    # Colour is shared with the pixels beside, luma is not.
+    luma = np.array([0.2126, 0.7152, 0.0722])
+    edge = np.concatenate([back[:, -1:].reshape(-1, 3)] * (height % 2) + [back[:, :, -1].reshape(-1, 3)] * (width % 2))
+    assert np.abs(edge @ luma - np.array((220, 160, 90)) @ luma).max() <= 4
+    assert np.abs(edge.astype(int) - (220, 160, 90)).max() <= 40
 
 
 def test_the_index_stands_before_the_data(tmp_path):
@@ -152,32 +157,6 @@ def test_the_index_stands_before_the_data(tmp_path):
         order.append(data[place + 4 : place + 8])
         place += int.from_bytes(data[place : place + 4], "big")
     assert order.index(b"moov") < order.index(b"mdat")
-
-
-def test_metadata_comes_back_exactly(tmp_path):
-    path = tmp_path / "a.mp4"
-    given = {
-        "stillmotion": '{"seed": 9223372036854775807, "é": "日本\\n\\"=;#"}' + "x" * 100_000,
-        "comment": "two words",
-    }
-    write_video(path, _noise(2), 7, metadata=given)
-    read = read_video(path).metadata
-    assert {key: read[key] for key in given} == given
-
-
-def test_the_same_frames_give_the_same_bytes(tmp_path):
-    frames = _noise(9)
-    for name in ("a.mp4", "b.mp4"):
-        write_video(tmp_path / name, frames, 7, metadata={"a": "b"})
-    code = (
-        "import sys, numpy as np; from pathlib import Path; from stillmotion.media.video import write_video; "
-        "write_video(Path(sys.argv[1]), np.load(sys.argv[2]), 7, metadata={'a': 'b'})"
-    )
-    np.save(tmp_path / "frames.npy", frames)
-    command = [sys.executable, "-c", code, str(tmp_path / "c.mp4"), str(tmp_path / "frames.npy")]
-    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
-    data = [(tmp_path / name).read_bytes() for name in ("a.mp4", "b.mp4", "c.mp4")]
-    assert data[0] == data[1] == data[2]
 
 
 def test_an_existing_file_is_kept_unless_told_otherwise(tmp_path):
@@ -217,7 +196,7 @@ def test_frames_of_another_kind_are_refused(tmp_path, frames):
 
 
 def test_a_size_that_the_encoder_does_not_have_gives_a_sentence(tmp_path):
-    with pytest.raises(MediaError, match="cannot be encoded"):
+    with pytest.raises(UsageError, match="cannot hold 40000x2"):
         write_video(tmp_path / "a.mp4", np.zeros((1, 2, 40_000, 3), np.uint8), 7)
     assert not os.listdir(tmp_path)
 
@@ -242,12 +221,8 @@ def test_frames_of_another_size_are_scaled_to_the_first(tmp_path):
     assert np.abs(_centres(video.frames[1]) - PATCHES).max() <= 24
 
 
-def test_other_arguments_are_refused(tmp_path):
-    for arguments in ((tmp_path / "a.webm", _noise(2), 7), (tmp_path / "a.mp4", _noise(2), 7, 99)):
-        with pytest.raises(UsageError) as caught:
-            write_video(*arguments)
-        _assert_sentence(caught.value)
-    with pytest.raises(UsageError):
+def test_fewer_than_one_frame_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="max_frames"):
         read_video(tmp_path / "a.mp4", max_frames=0)
 
 

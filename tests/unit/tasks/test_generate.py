@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -51,13 +52,13 @@ def test_one_file_name_for_two_videos_is_refused_before_any_work(tmp_path: Path)
 
 def test_a_plan_counts_the_videos_and_their_seeds(tmp_path: Path) -> None:
     planned = plan(asked(tmp_path, seed=9, count=2))
-    assert list(planned.request.seeds) == [9, 10, 11, 12] and len(planned.request.images) == 2
-    assert planned.seconds > 0 and (planned.request.width, planned.request.height) == (64, 64)
+    assert list(planned.request.seeds) == [9, 10, 11, 12] and len(planned.request.sources) == 2
+    assert planned.seconds > 0 and (planned.width, planned.height) == (64, 64)
 
 
 def test_python_settings_are_read_as_those_of_the_terminal(tmp_path: Path) -> None:
     planned = plan(asked(tmp_path, size="72x64"))
-    assert (planned.request.width, planned.request.height) == (72, 64)
+    assert (planned.width, planned.height) == (72, 64)
     with pytest.raises(UsageError, match="frames"):
         plan(asked(tmp_path, frames="many"))
 
@@ -67,3 +68,68 @@ def test_a_refused_request_makes_no_folder(given: dict[str, object], tmp_path: P
     with pytest.raises(UsageError):
         list(generate(asked(tmp_path, **given)))
     assert not (tmp_path / "out").exists()
+
+
+def test_resume_skips_what_was_made_of_the_same_request(tmp_path: Path) -> None:
+    first = list(generate(asked(tmp_path)))
+    assert first[1].path is not None
+    first[1].path.unlink()
+    again = list(generate(asked(tmp_path, resume=True)))
+    assert [made.is_old for made in again] == [True, False]
+    assert [made.path for made in again] == [made.path for made in first]
+    other = list(generate(asked(tmp_path, resume=True, motion=200)))
+    assert [made.is_old for made in other] == [False, False]
+    assert [made.path and made.path.name for made in other] == ["a-seed0-2.mp4", "b-seed1-2.mp4"]
+    assert all(made.is_old for made in generate(asked(tmp_path, resume=True, motion=200)))
+
+
+def test_resume_makes_what_lies_there_damaged_again_beside_it(tmp_path: Path) -> None:
+    (first, _) = generate(asked(tmp_path))
+    assert first.path is not None
+    first.path.write_bytes(first.path.read_bytes()[:500])
+    again = list(generate(asked(tmp_path, resume=True)))
+    assert [made.is_old for made in again] == [False, True]
+    assert again[0].path is not None and again[0].path.name == "a-seed0-2.mp4"
+
+
+def test_a_still_video_is_tried_with_other_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def still_at_first(frames: object) -> bool:
+        seen.append(len(seen))
+        return len(seen) < 3
+
+    monkeypatch.setattr("stillmotion.tasks.generate.is_frozen", still_at_first)
+    made = next(generate(asked(tmp_path, avoid_still=5)))
+    assert made.seed == 4 and made.recipe is not None and made.recipe.seed == 4
+    assert len(made.notes) == 3 and "seed 0 gave a still video; trying 2." in made.notes
+
+
+def test_an_existing_file_is_replaced_only_by_force(tmp_path: Path) -> None:
+    target = tmp_path / "one.mp4"
+    target.write_bytes(b"mine")
+    image = str(tmp_path / "in" / "a.png")
+    with pytest.raises(UsageError, match="--force"):
+        list(generate(dataclasses.replace(asked(tmp_path, output=target), image=image)))
+    assert target.read_bytes() == b"mine"
+    list(generate(dataclasses.replace(asked(tmp_path, output=target, force=True), image=image)))
+    assert target.read_bytes() != b"mine"
+
+
+def test_auto_takes_the_trained_size_of_each_images_shape(tmp_path: Path) -> None:
+    planned = plan(asked(tmp_path, size="auto", model="svd"))
+    assert (planned.width, planned.height) == (768, 768)
+    assert planned.request.size_of(planned.width * 3, planned.height * 2) == (1024, 576)
+    assert planned.request.size_of(300, 500) == (576, 1024)
+    assert planned.request.size_of(500, 480) == (768, 768)
+
+
+def test_a_size_off_the_trainings_is_said(tmp_path: Path) -> None:
+    made = next(generate(asked(tmp_path)))
+    assert made.notes == ("64x64 is off the sizes that tiny was trained at: 128x80.",)
+    assert next(generate(asked(tmp_path, size=None))).notes == ()
+
+
+def test_no_image_and_no_recipe_is_refused() -> None:
+    with pytest.raises(UsageError, match="no image"):
+        plan(GenerateSettings())

@@ -1,0 +1,60 @@
+"""What creeps away over a video: sharpness and colour, followed along the motion so that a pan changes neither."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from .opencv import cv2
+from .steps import Step, along, check_frames, compared, follow, luma
+
+SHARPNESS_FLOOR = 0.25  # squared levels a pixel: the gradients of rounding to 8 bits
+SMOOTHING_PX = 2.0  # so that reading between pixels does not change the energy
+
+
+def sharpness_drift(frames: UInt8[np.ndarray, "t h w 3"], steps: Sequence[Step] | None = None) -> float:
+    """Sharpness at the end as a ratio of that at the start: 1 is steady, 0.5 has lost half of its gradient energy.
+
+    The product over the steps of the ratio of mean squared gradients, at the pixels that can be followed. `steps` are
+    those of `follow`, if they are at hand. Raises UsageError for fewer than two frames.
+    """
+    check_frames(frames)
+    steps = follow(frames) if steps is None else steps
+    return float(np.exp(sum(_log_ratio(step) for step in steps)))
+
+
+def colour_drift(frames: UInt8[np.ndarray, "t h w 3"], steps: Sequence[Step] | None = None) -> float:
+    """How far the mean colour goes from start to end, as a distance in CIELAB: about 2 is just seen.
+
+    The changes of the steps, at the pixels that can be followed, are added up as vectors, so that flutter cancels and
+    a steady tint does not. CIELAB under D65, CIE 1976 distance. Raises UsageError for fewer than two frames.
+    """
+    check_frames(frames)
+    steps = follow(frames) if steps is None else steps
+    return float(np.linalg.norm(np.sum([_tint(step) for step in steps], axis=0)))
+
+
+def _log_ratio(step: Step) -> float:
+    displacement, pixels = compared(step)
+    before, after = _energy(step.first), along(_energy(step.second), displacement)
+    return float(np.log((after[pixels].mean() + SHARPNESS_FLOOR) / (before[pixels].mean() + SHARPNESS_FLOOR)))
+
+
+def _energy(frame: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w"]:
+    """Squared gradient of the luma in squared levels a pixel, by differences of neighbours."""
+    grey = luma(frame).astype(np.float32)
+    right = np.diff(grey, axis=1, append=grey[:, -1:])
+    down = np.diff(grey, axis=0, append=grey[-1:])
+    return cv2.GaussianBlur(right * right + down * down, (0, 0), SMOOTHING_PX)
+
+
+def _tint(step: Step) -> Float[np.ndarray, "3"]:
+    displacement, pixels = compared(step)
+    before, after = _lab(step.first), along(_lab(step.second), displacement)
+    return after[pixels].mean(0) - before[pixels].mean(0)
+
+
+def _lab(frame: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w 3"]:
+    return cv2.cvtColor(np.ascontiguousarray(frame).astype(np.float32) / 255, cv2.COLOR_RGB2LAB)

@@ -1,0 +1,70 @@
+"""Several clips as one: a labelled grid in which all of them play at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from ..errors import UsageError
+
+GAP_PX = 4
+MIN_LABEL_PX, MAX_LABEL_PX = 10, 24
+MAX_SIDE_PX = 16384
+
+
+def mosaic(
+    clips: Sequence[UInt8[np.ndarray, "t h w 3"]], across: Sequence[str] = (), down: Sequence[str] = ()
+) -> UInt8[np.ndarray, "T H W 3"]:
+    """Lay clips out row by row on white, under the labels of the columns and beside those of the rows.
+
+    Without labels down, all clips are one row; without labels across, one column. A clip that is shorter than the
+    longest holds its last frame; a smaller one stands in the corner of its cell. Both sides come out even, for the
+    codecs that need it. Raises UsageError where the labels do not fit the number of clips, or the result is too large.
+    """
+    columns, rows = len(across) or (1 if down else len(clips)), len(down) or 1
+    if not clips or columns * rows != len(clips) or any(clip.ndim != 4 or 0 in clip.shape for clip in clips):
+        raise UsageError(f"{len(clips)} clips were given for {columns} columns and {rows} rows; expected one a cell.")
+    height, width = max(clip.shape[1] for clip in clips), max(clip.shape[2] for clip in clips)
+    font = ImageFont.load_default(min(MAX_LABEL_PX, max(MIN_LABEL_PX, width // 12)))
+    top = _line_height(font) + 2 * GAP_PX if across else GAP_PX
+    left = max((int(font.getlength(label)) for label in down), default=0) + (2 * GAP_PX if down else GAP_PX)
+    full_width, full_height = left + columns * (width + GAP_PX), top + rows * (height + GAP_PX)
+    if max(full_width, full_height) > MAX_SIDE_PX:
+        raise UsageError(f"the mosaic would have {full_width}x{full_height} pixels; expected at most {MAX_SIDE_PX}.")
+    page = Image.new("RGB", (full_width + full_width % 2, full_height + full_height % 2), "white")
+    _label(page, font, across, down, (left, top), (width + GAP_PX, height + GAP_PX))
+    frames = np.repeat(np.asarray(page)[None], max(len(clip) for clip in clips), axis=0)
+    for number, clip in enumerate(clips):
+        y, x = top + number // columns * (height + GAP_PX), left + number % columns * (width + GAP_PX)
+        held = np.minimum(np.arange(len(frames)), len(clip) - 1)
+        frames[:, y : y + clip.shape[1], x : x + clip.shape[2]] = clip[held]
+    return frames
+
+
+def _label(
+    page: Image.Image,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    across: Sequence[str],
+    down: Sequence[str],
+    origin: tuple[int, int],
+    step: tuple[int, int],
+) -> None:
+    draw = ImageDraw.Draw(page)
+    for number, label in enumerate(across):
+        draw.text((origin[0] + number * step[0], GAP_PX), _clipped(label, font, step[0] - GAP_PX), "black", font)
+    for number, label in enumerate(down):
+        draw.text((GAP_PX, origin[1] + number * step[1]), label, "black", font)
+
+
+def _clipped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """As much of the text as fits over a column."""
+    while text and font.getlength(text) > width:
+        text = text[:-1]
+    return text
+
+
+def _line_height(font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
+    return int(font.getbbox("Ag")[3]) + 1

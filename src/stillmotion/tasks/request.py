@@ -1,0 +1,187 @@
+"""A request with nothing left open: settings checked, recipe and defaults filled in, images found."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from PIL import Image
+
+from ..checkpoints.load import shape_of
+from ..config import checked
+from ..errors import UsageError
+from ..files import explained
+from ..media.fitting import Fit, fit, is_trained, nearest_trained_size
+from ..media.formats import Encoding, check_encodable
+from ..media.images import find_images, upright_size
+from ..media.still import read_picture
+from ..pipelines.image_to_video import VideoSettings, check_size
+from ..placement import Placement, resolve
+from ..presets import PRESETS, Preset
+from ..recipe import ImageRecord, Recipe, image_record, picture_of, read_recipe
+from .outputs import OUTPUTS, check_output, is_file_name
+from .settings import GenerateSettings, encoding_of, given, video_settings
+
+FITTED = {"crop": "cropped", "pad": "padded", "stretch": "stretched"}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Source:
+    """One image to animate: a file, or the picture that a recipe carries."""
+
+    name: str
+    path: Path | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Picture:
+    """An image as the model will see it, and how it became so, as in "640x427 cropped to 128x80"."""
+
+    image: Image.Image
+    # Width and height before fitting.
+    whole: tuple[int, int]
+    fitted: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Request:
+    """What `generate` will do, in full."""
+
+    settings: GenerateSettings
+    recipe: Recipe | None
+    sources: tuple[Source, ...]
+    model: str
+    preset: Preset
+    video: VideoSettings
+    # None for each image's own nearest trained size.
+    size: tuple[int, int] | None
+    fit: Fit
+    play_fps: float
+    encoding: Encoding
+    placement: Placement
+    seed: int
+
+    @property
+    def seeds(self) -> range:
+        """One seed a video, in the order in which they are made."""
+        return range(self.seed, self.seed + len(self.sources) * self.settings.count)
+
+    def output(self) -> Path:
+        """Where the videos go."""
+        return self.settings.output or OUTPUTS
+
+    def size_of(self, width: int, height: int) -> tuple[int, int]:
+        """The size of the video of an image of this size."""
+        return self.size or nearest_trained_size((width, height), self.preset.defaults.trained_sizes)
+
+    def picture(self, source: Source) -> Picture:
+        """Read and fit one image. Raises MediaError, UsageError."""
+        settings = self.settings
+        whole = self._from_recipe() if source.path is None else self._read(source.path)
+        size = self.size_of(whole.width, whole.height)
+        colour = settings.pad_colour
+        image = whole
+        if size != whole.size or source.path is not None:
+            image = fit(whole, *size, self.fit, focus=settings.focus or (0.5, 0.5), pad_colour=colour)
+        # A large photograph is decoded no larger than it is needed; what is said is the file's own size.
+        width, height = (source.path and upright_size(source.path)) or whole.size
+        return Picture(image, (width, height), f"{width}x{height} {FITTED[self.fit]} to {size[0]}x{size[1]}")
+
+    def record(self, source: Source, picture: Picture) -> ImageRecord:
+        """What the recipe will say of a picture."""
+        return image_record(source.name, picture.image, keep_pixels=not self.settings.private)
+
+    def advice(self, picture: Picture) -> tuple[str, ...]:
+        """One line where the size is none of the training's, or where nobody chose it and another suits better."""
+        trained = self.preset.defaults.trained_sizes
+        if not is_trained(picture.image.size, trained):
+            sizes = ", ".join(f"{w}x{h}" for w, h in trained)
+            size = f"{picture.image.width}x{picture.image.height}"
+            return (f"{size} is off the sizes that {self.preset.name} was trained at: {sizes}.",)
+        near = nearest_trained_size(picture.whole, trained)
+        if self.settings.size is None and self.recipe is None and near != picture.image.size:
+            return (f"--size {near[0]}x{near[1]} would cut less from this image.",)
+        return ()
+
+    def _read(self, path: Path) -> Image.Image:
+        settings = self.settings
+        return read_picture(path, settings.at, at_least=self.size, background=settings.background)
+
+    def _from_recipe(self) -> Image.Image:
+        assert self.recipe is not None
+        picture = picture_of(self.recipe)
+        if picture is None:
+            raise UsageError(
+                f"the recipe of {self.settings.recipe} was made --private, without its image; expected the image too."
+            )
+        return picture
+
+
+def make_request(settings: GenerateSettings, recipe: Recipe | None = None) -> Request:
+    """Fill in everything. `recipe` stands for the one that `settings.recipe` names, where it is read already.
+
+    Raises UsageError for settings that cannot be, before any weights are read.
+    """
+    settings = checked(settings)
+    if recipe is None and settings.recipe is not None:
+        recipe = read_recipe(settings.recipe)
+    sources = _sources(settings, recipe)
+    placement = resolve(Placement(device=settings.device, dtype=settings.dtype, offload=settings.offload))
+    encoding = encoding_of(settings, recipe and recipe.encoding)
+    with explained(settings.output or OUTPUTS):
+        may_exist = settings.force or settings.resume
+        check_output(settings.output, encoding, len(sources) * settings.count, may_exist)
+    model = settings.model or _model_of(recipe)
+    preset = shape_of(model, settings.config)
+    video = video_settings(settings, preset, recipe and recipe.video)
+    size = _size(settings, recipe, preset)
+    play_fps = given(settings.play_fps, recipe.play_fps if recipe and settings.fps is None else video.fps)
+    if size is not None:
+        check_size(*size, preset.autoencoder.downsampling)
+        check_encodable(_file_of(settings), *size, video.frames, play_fps, encoding)
+    return Request(
+        settings=settings,
+        recipe=recipe,
+        sources=sources,
+        model=model,
+        preset=preset,
+        video=video,
+        size=size,
+        fit=settings.fit or (recipe.fit if recipe else preset.defaults.fit),
+        play_fps=play_fps,
+        encoding=encoding,
+        placement=placement,
+        seed=given(settings.seed, recipe.seed if recipe else 0),
+    )
+
+
+def _sources(settings: GenerateSettings, recipe: Recipe | None) -> tuple[Source, ...]:
+    if settings.image is not None:
+        return tuple(Source(path.name, path) for path in find_images(settings.image))
+    if recipe is None:
+        raise UsageError("no image was given; expected an image, a folder of images, a pattern, or --recipe.")
+    return (Source(recipe.image.name, None),)
+
+
+def _model_of(recipe: Recipe | None) -> str:
+    """The model that a recipe names, if it is one of the presets: no stranger's path or address is followed."""
+    if recipe is None:
+        return "tiny"
+    known = {*PRESETS, *(preset.hub_id for preset in PRESETS.values())}
+    if recipe.model.kind == "local" or recipe.model.name not in known or Path(recipe.model.name).exists():
+        kind, name = recipe.model.kind, recipe.model.name
+        raise UsageError(f"the recipe was made with the {kind} model {name!r}; expected --model, saying where it is.")
+    return recipe.model.name
+
+
+def _size(settings: GenerateSettings, recipe: Recipe | None, preset: Preset) -> tuple[int, int] | None:
+    if settings.size is not None:
+        return None if settings.size == "auto" else settings.size
+    if recipe is not None:
+        return recipe.frames.width, recipe.frames.height
+    return preset.defaults.width, preset.defaults.height
+
+
+def _file_of(settings: GenerateSettings) -> Path | None:
+    """The file that was named, or None where a folder was."""
+    return settings.output if settings.output is not None and is_file_name(settings.output) else None

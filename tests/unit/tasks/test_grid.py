@@ -1,0 +1,119 @@
+"""grid(): cells in their places, each equal to what generate makes alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stillmotion.errors import UsageError
+from stillmotion.media.mosaic import mosaic
+from stillmotion.media.video import read_video
+from stillmotion.tasks.generate import generate
+from stillmotion.tasks.grid import GridSettings, grid, read_axis
+from stillmotion.tasks.settings import GenerateSettings
+
+QUICK = ("steps=1", "frames=2", "size=64x64", "dtype=float32")
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.png"
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8)).save(path)
+    return path
+
+
+def test_every_cell_is_the_video_that_generate_makes(image: Path, tmp_path: Path) -> None:
+    made = grid(
+        GridSettings(
+            image=str(image),
+            across="motion=0,255",
+            down="seed=3..4",
+            set=(*QUICK, "format=mkv"),
+            output=tmp_path / "grid.mkv",
+            sheet=tmp_path / "grid.png",
+        )
+    )
+    assert (made.columns, made.rows) == (2, 2)
+    assert made.cells[1] == {"motion": "255", "seed": "3"}
+    whole = read_video(made.path).frames
+    settings = GenerateSettings(
+        image=str(image),
+        steps=1,
+        frames=2,
+        size=(64, 64),
+        dtype="float32",
+        motion=255,
+        seed=4,
+        output=tmp_path / "a.mkv",
+    )
+    list(generate(settings))
+    alone = read_video(tmp_path / "a.mkv").frames
+    assert _holds(whole, alone)
+    with Image.open(tmp_path / "grid.png") as sheet:
+        assert sheet.width > 128
+
+
+def _holds(whole: np.ndarray, part: np.ndarray) -> bool:
+    """Whether `part` stands somewhere in the lower right quarter of `whole`."""
+    height, width = part.shape[1:3]
+    places = [
+        (y, x)
+        for y in range(whole.shape[1] // 2 - 8, whole.shape[1] - height + 1)
+        for x in range(whole.shape[2] // 2 - 8, whole.shape[2] - width + 1)
+    ]
+    return any(np.array_equal(whole[:, y : y + height, x : x + width], part) for y, x in places)
+
+
+def test_a_list_with_commas_is_joined_by_semicolons() -> None:
+    assert read_axis("sigmas=700,20,1;9,1", "across").values == ("700,20,1", "9,1")
+    assert read_axis("noise-aug=0, 0.1", "across").values == ("0", "0.1")
+    assert read_axis("seed=7..9", "down").values == ("7", "8", "9")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"across": "speed=1,2"},
+        {"across": "motion"},
+        {"across": "motion="},
+        {"across": "motion=slow"},
+        {"across": "motion=1,2", "down": "motion=3"},
+        {"across": "seed=9..1"},
+        {"across": "seed=1..10000"},
+        {"across": "dtype=float32,bfloat16"},
+        {"across": "image=a.png,b.png"},
+        {"across": "format=gif,webp"},
+        {"across": "seed=1", "set": ("frames=0",)},
+        {"across": "seed=1", "sheet": Path("sheet.jpg")},
+    ],
+)
+def test_a_grid_that_cannot_be_is_refused_before_any_work(
+    given: dict[str, object], image: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError):
+        grid(GridSettings(image=str(image), output=tmp_path / "grid.mp4", **given))  # type: ignore[arg-type]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photo.png"]
+
+
+def test_a_mosaic_puts_each_clip_where_its_labels_say() -> None:
+    clips = [np.full((1 + i % 2, 8, 10, 3), (200, 10 * i, 0), np.uint8) for i in range(6)]
+    page = mosaic(clips, across=["a", "b", "c"], down=["x", "y"])
+    assert page.shape[0] == 2 and page.shape[1] % 2 == page.shape[2] % 2 == 0
+    places = {i: np.argwhere((page[0] == (200, 10 * i, 0)).all(-1)) for i in range(1, 6)}
+    rows = {i: places[i][:, 0].min() for i in places}
+    columns = {i: places[i][:, 1].min() for i in places}
+    assert rows[1] == rows[2] < rows[3] == rows[4] == rows[5]
+    assert columns[3] < columns[1] == columns[4] < columns[2] == columns[5]
+    assert all(len(places[i]) == 80 for i in places)
+
+
+def test_a_mosaic_of_the_wrong_number_is_refused() -> None:
+    clip = np.zeros((1, 8, 8, 3), np.uint8)
+    for clips, across in (([], []), ([clip], ["a", "b"]), ([clip[:0]], ["a"])):
+        with pytest.raises(UsageError):
+            mosaic(clips, across)
+    with pytest.raises(UsageError, match="pixels"):
+        mosaic([np.zeros((1, 9000, 9000, 3), np.uint8)] * 2)

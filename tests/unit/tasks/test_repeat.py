@@ -1,0 +1,111 @@
+"""repeat(): the same frames from the file alone, other frames by changing one setting, and what a recipe may not do."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stillmotion.errors import UsageError
+from stillmotion.media.video import read_video
+from stillmotion.recipe import model_record, read_recipe
+from stillmotion.tasks.generate import generate
+from stillmotion.tasks.repeat import RepeatSettings, repeat
+from stillmotion.tasks.settings import GenerateSettings
+
+QUICK: dict[str, Any] = {"steps": 1, "frames": 2, "size": (64, 64), "dtype": "float32"}
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    pixels = np.random.default_rng(1).integers(0, 256, (60, 90, 3), np.uint8)
+    path = tmp_path / "photo.png"
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def made(image: Path, output: Path, **given: Any) -> Path:
+    """Generate one video and return where it lies."""
+    (result,) = generate(GenerateSettings(image=str(image), output=output, **QUICK | given))
+    assert result.path is not None
+    return result.path
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.webm", "a.mov", "a.mkv", "a.gif", "a.webp", "a.apng"])
+def test_a_file_alone_is_enough_to_make_it_again(name: str, image: Path, tmp_path: Path) -> None:
+    first = made(image, tmp_path / name, seed=11, motion=40)
+    image.unlink()
+    again = repeat(RepeatSettings(file=first, output=tmp_path / f"again-{name}"))
+    assert again.is_identical and again.differences == ()
+    assert read_recipe(first) == read_recipe(tmp_path / f"again-{name}")
+
+
+def test_a_folder_of_pictures_is_made_again(image: Path, tmp_path: Path) -> None:
+    first = made(image, tmp_path / "out", format="png")
+    assert first.is_dir() and (first / "recipe.json").is_file()
+    again = repeat(RepeatSettings(file=first, output=tmp_path / "again"))
+    assert again.is_identical and again.made.path is not None
+    assert np.array_equal(read_video(again.made.path).frames, read_video(first).frames)
+
+
+def test_a_changed_setting_gives_other_frames(image: Path, tmp_path: Path) -> None:
+    first = made(image, tmp_path / "a.mp4")
+    other = repeat(RepeatSettings(file=first, output=tmp_path / "b.mp4", set=("seed=5", "motion=200")))
+    assert not other.is_identical and other.changed == ("seed=5", "motion=200")
+    recipe = read_recipe(tmp_path / "b.mp4")
+    assert (recipe.seed, recipe.video.motion_bucket) == (5, 200)
+    same = dataclasses.replace(recipe.video, motion_bucket=127.0)
+    assert same == read_recipe(first).video
+
+
+@pytest.mark.parametrize("change", ["motion", "speed=3", "output=x.mp4", "recipe=x", "count=2", "=", "motion=fast"])
+def test_a_change_that_cannot_be_is_refused(change: str, image: Path, tmp_path: Path) -> None:
+    first = made(image, tmp_path / "a.mp4")
+    with pytest.raises(UsageError):
+        repeat(RepeatSettings(file=first, output=tmp_path / "b.mp4", set=(change,)))
+    assert not (tmp_path / "b.mp4").exists()
+
+
+def test_a_private_recipe_asks_for_the_image(image: Path, tmp_path: Path) -> None:
+    first = made(image, tmp_path / "a.mp4", private=True)
+    with pytest.raises(UsageError, match="--private"):
+        repeat(RepeatSettings(file=first, output=tmp_path / "b.mp4"))
+    again = repeat(RepeatSettings(file=first, output=tmp_path / "b.mp4", image=str(image)))
+    assert again.is_identical
+
+
+def test_a_strangers_recipe_opens_no_path_and_reaches_no_address(image: Path, tmp_path: Path) -> None:
+    recipe = read_recipe(made(image, tmp_path / "a.mp4"))
+    (tmp_path / "weights").mkdir()
+    for model in (str(tmp_path / "weights"), "somebody/else"):
+        other = dataclasses.replace(recipe, model=model_record(model, "0" * 64))
+        (tmp_path / "other.json").write_text(other.to_json())
+        with pytest.raises(UsageError, match="--model"):
+            repeat(RepeatSettings(file=tmp_path / "other.json", output=tmp_path / "b.mp4"))
+
+
+def test_other_weights_are_said(image: Path, tmp_path: Path) -> None:
+    recipe = read_recipe(made(image, tmp_path / "a.mp4"))
+    tree = json.loads(recipe.to_json())
+    tree["model"]["tensors_sha256"] = "0" * 64
+    tree["frames"]["sha256"] = "1" * 64
+    tree["versions"]["torch"] = "1.0"
+    (tmp_path / "other.json").write_text(json.dumps(tree))
+    again = repeat(RepeatSettings(file=tmp_path / "other.json", output=tmp_path / "b.mp4"))
+    assert not again.is_identical
+    assert "other weights" in again.differences and any("instead of 1.0" in each for each in again.differences)
+
+
+def test_generate_starts_from_a_recipe_and_what_is_given_wins(image: Path, tmp_path: Path) -> None:
+    first = made(image, tmp_path / "a.mp4", guider="triangle", guidance=(1, 3), play_fps=5, ping_pong=True)
+    settings = GenerateSettings(recipe=first, output=tmp_path / "b.mp4", dtype="float32", noise_aug=0.5)
+    (result,) = generate(settings)
+    old, new = read_recipe(first), result.recipe
+    assert new is not None
+    assert new.video == dataclasses.replace(old.video, noise_aug=0.5)
+    assert (new.play_fps, new.encoding, new.image.sha256) == (5, old.encoding, old.image.sha256)
