@@ -18,17 +18,28 @@ if TYPE_CHECKING:
     from .diffusers_api import export_to_video as export_to_video
     from .diffusers_api import load_image as load_image
     from .errors import StillmotionError as StillmotionError
+    from .media.formats import Encoding as Encoding
+    from .media.video import read_video as read_video
+    from .media.video import write_video as write_video
     from .pipelines.image_to_video import VideoSettings as VideoSettings
     from .pipelines.image_to_video import animate as animate
     from .placement import Placement as Placement
     from .placement import Stage as Stage
+    from .recipe import Recipe as Recipe
+    from .recipe import read_recipe as read_recipe
     from .tasks.convert import ConvertSettings as ConvertSettings
     from .tasks.convert import convert as convert
+    from .tasks.doctor import DoctorSettings as DoctorSettings
+    from .tasks.doctor import doctor as doctor
     from .tasks.generate import generate as generate
     from .tasks.grid import GridSettings as GridSettings
     from .tasks.grid import grid as grid
+    from .tasks.inspect import InspectSettings as InspectSettings
+    from .tasks.inspect import inspect as inspect
     from .tasks.repeat import RepeatSettings as RepeatSettings
     from .tasks.repeat import repeat as repeat
+    from .tasks.score import ScoreSettings as ScoreSettings
+    from .tasks.score import score as score
     from .tasks.settings import GenerateSettings as GenerateSettings
 
 __version__ = "0.1.0"
@@ -36,11 +47,16 @@ __version__ = "0.1.0"
 _HOMES = {
     "AutoencoderKLTemporalDecoder": "diffusers_api",
     "ConvertSettings": "tasks.convert",
+    "DoctorSettings": "tasks.doctor",
+    "Encoding": "media.formats",
     "EulerDiscreteScheduler": "diffusers_api",
     "GenerateSettings": "tasks.settings",
     "GridSettings": "tasks.grid",
+    "InspectSettings": "tasks.inspect",
     "Placement": "placement",
+    "Recipe": "recipe",
     "RepeatSettings": "tasks.repeat",
+    "ScoreSettings": "tasks.score",
     "StableVideoDiffusionPipeline": "diffusers_api",
     "StableVideoDiffusionPipelineOutput": "diffusers_api",
     "Stage": "placement",
@@ -49,21 +65,32 @@ _HOMES = {
     "VideoSettings": "pipelines.image_to_video",
     "animate": "pipelines.image_to_video",
     "convert": "tasks.convert",
+    "doctor": "tasks.doctor",
     "export_to_video": "diffusers_api",
     "generate": "tasks.generate",
     "grid": "tasks.grid",
+    "inspect": "tasks.inspect",
     "load": "checkpoints.load",
     "load_image": "diffusers_api",
+    "read_recipe": "recipe",
+    "read_video": "media.video",
     "repeat": "tasks.repeat",
+    "score": "tasks.score",
+    "write_video": "media.video",
 }
 __all__ = [
     "AutoencoderKLTemporalDecoder",
     "ConvertSettings",
+    "DoctorSettings",
+    "Encoding",
     "EulerDiscreteScheduler",
     "GenerateSettings",
     "GridSettings",
+    "InspectSettings",
     "Placement",
+    "Recipe",
     "RepeatSettings",
+    "ScoreSettings",
     "StableVideoDiffusionPipeline",
     "StableVideoDiffusionPipelineOutput",
     "Stage",
@@ -72,12 +99,18 @@ __all__ = [
     "VideoSettings",
     "animate",
     "convert",
+    "doctor",
     "export_to_video",
     "generate",
     "grid",
+    "inspect",
     "load",
     "load_image",
+    "read_recipe",
+    "read_video",
     "repeat",
+    "score",
+    "write_video",
 ]
 
 

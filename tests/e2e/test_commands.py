@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from stillmotion.cli import COMMANDS, main
+
 from .test_generate import QUICK, ROCKET, refused, stillmotion
 
 WEIGHTS = Path(__file__).parents[2] / "src" / "stillmotion" / "weights" / "tiny"
@@ -38,9 +40,13 @@ def test_help_is_quick_and_names_every_command() -> None:
     print(f"stillmotion --help: {seconds:.3f} s")
     assert seconds <= 0.5
     shown = stillmotion("--help").stdout
-    for command in ("generate", "convert", "train-tiny"):
-        assert command in shown
-        assert stillmotion(command, "--help").returncode == 0
+    assert len(COMMANDS) >= 8 and all(command in shown for command in COMMANDS)
+
+
+def test_every_command_explains_its_options(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in COMMANDS:
+        assert main([command, "--help"]) == 0
+        assert "--" in capsys.readouterr().out
 
 
 def test_help_does_not_load_torch() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from ..tasks.convert import ConvertSettings, convert
 from .options import app_of
 from .progress import Terminal
@@ -11,7 +13,7 @@ def run(settings: ConvertSettings) -> int:
     """Convert and print where the result lies."""
     with Terminal() as terminal:
         path = convert(settings, terminal)
-    print(path)
+    print(json.dumps({"path": str(path)}) if settings.json else path)
     return 0
 
 

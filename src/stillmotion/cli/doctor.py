@@ -30,14 +30,16 @@ def _print(found: Diagnosis) -> None:
     print("models, one video at their defaults:")
     for each in found.models:
         size = f"{_gb(each.weight_bytes)} of weights, fits: {each.fits}"
-        print(
-            f"  {each.name:12} {each.device} in {each.dtype}, weights in {each.weights}, {size}, {_time(each.seconds)}"
-        )
+        print(f"  {each.name:12} {each.device} in {each.dtype}, {_place(each.weights)}, {size}, {_time(each.seconds)}")
     for line in found.advice:
         print(f"advice: {line}")
     for line in found.failures:
         print(f"failure: {line}")
     print("something needed does not work" if found.failures else "everything needed works")
+
+
+def _place(weights: str) -> str:
+    return "weights not here yet" if weights == "missing" else f"weights in the {weights}"
 
 
 def _print_machine(found: Diagnosis) -> None:

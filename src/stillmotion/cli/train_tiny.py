@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from ..tasks.train_tiny import TrainTinySettings, train_and_export
 from .options import app_of
 from .progress import Terminal
@@ -11,7 +13,9 @@ def run(settings: TrainTinySettings) -> int:
     """Train and print where the model lies."""
     with Terminal() as terminal:
         path = train_and_export(settings, terminal)
-    if path is not None:
+    if settings.json:
+        print(json.dumps({"path": None if path is None else str(path)}))
+    elif path is not None:
         print(path)
     return 0
 

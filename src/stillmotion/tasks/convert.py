@@ -29,6 +29,7 @@ class ConvertSettings:
         str | None,
         Field(description="For a .safetensors of unknown name: a preset, a folder, or the original's YAML or JSON."),
     ] = None
+    json: Annotated[bool, Field(description="Print one JSON object instead of the path.")] = False
 
 
 def convert(settings: ConvertSettings, watch: Watch = unwatched) -> Path:

@@ -127,7 +127,7 @@ def make_request(settings: GenerateSettings, recipe: Recipe | None = None) -> Re
         recipe = read_recipe(settings.recipe)
     sources = _sources(settings, recipe)
     placement = resolve(Placement(device=settings.device, dtype=settings.dtype, offload=settings.offload))
-    encoding = encoding_of(settings, recipe and recipe.encoding)
+    encoding = encoding_of(settings, _file_of(settings), recipe and recipe.encoding)
     with explained(settings.output or OUTPUTS):
         may_exist = settings.force or settings.resume
         check_output(settings.output, encoding, len(sources) * settings.count, may_exist)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from ..events import Progress, Watch, unwatched
 from ..media.fitting import Fit, fit
 from ..media.images import read_image
 from ..media.video import read_video
+from ..recipe import picture_of, read_recipe
 
 
 @config
@@ -25,10 +27,13 @@ class ScoreSettings:
     """Measure motion, flicker, drift, seams and fidelity of videos, without any network."""
 
     files: Annotated[tuple[Path, ...], Field(description="The videos to measure.", min_length=1)]
-    image: Annotated[Path | None, Field(description="The image that the videos were made from.")] = None
+    image: Annotated[
+        Path | None, Field(description="The image that the videos were made from; else the one in their recipe.")
+    ] = None
     fit: Annotated[Fit, Field(description="How the image is brought to the video's size.")] = "crop"
     fps: Annotated[
-        float | None, Field(description="The true rate, where the file plays at another.", gt=0, allow_inf_nan=False)
+        float | None,
+        Field(description="The true rate; else that of the recipe, else that of the file.", gt=0, allow_inf_nan=False),
     ] = None
     max_frames: Annotated[int, Field(description="Frames to read of each video, at most.", ge=2, le=1000)] = 100
     json: Annotated[bool, Field(description="Print one JSON object a video.")] = False
@@ -54,6 +59,7 @@ class Scored:
 def score(settings: ScoreSettings, watch: Watch = unwatched) -> Iterator[Scored]:
     """Measure each video in turn; one that cannot be read or measured carries the reason and stops no other.
 
+    What the settings leave open, the image and the true rate, is taken from the recipe of a video that carries one.
     Raises StillmotionError, before any video is read, for an image that cannot be read.
     """
     settings = checked(settings)
@@ -70,12 +76,18 @@ def _scored(path: Path, settings: ScoreSettings, given: Image.Image | None) -> S
         video = read_video(path, settings.max_frames)
     except StillmotionError as error:
         return Scored(path, error=str(error))
-    fps = video.fps if settings.fps is None else settings.fps
-    height, width = video.frames.shape[1:3]
+    frames, rate = video.frames, video.fps
+    with contextlib.suppress(StillmotionError):  # a video without a recipe is a video too
+        recipe = read_recipe(path)
+        given, rate = given or picture_of(recipe), recipe.video.fps
+        # Without the row and the column that some codecs repeat.
+        frames = frames[:, : recipe.frames.height, : recipe.frames.width]
+    rate = rate if settings.fps is None else settings.fps
+    height, width = frames.shape[1:3]
     fitted = None if given is None else np.asarray(fit(given, width, height, settings.fit))
-    seen = Scored(path, size=(width, height), frames=len(video.frames), fps=fps)
+    seen = Scored(path, size=(width, height), frames=len(frames), fps=rate)
     try:
-        return dataclasses.replace(seen, measures=measure(video.frames, fps, fitted))
+        return dataclasses.replace(seen, measures=measure(frames, rate, fitted))
     except UsageError as error:
         return dataclasses.replace(seen, error=f"{path} cannot be measured: {error}")
 

@@ -14,7 +14,7 @@ from ..diffusion.guidance import Constant, Guider, Linear, Trapezoid, Triangle, 
 from ..diffusion.samplers import Sampler
 from ..diffusion.sigmas import Karras, Schedule
 from ..errors import UsageError
-from ..media.formats import CodecName, Encoding, FormatName
+from ..media.formats import CodecName, Encoding, FormatName, format_of
 from ..pipelines.image_to_video import VideoSettings
 from ..placement import DType, Offload
 from ..presets import Preset
@@ -193,13 +193,18 @@ def own_video_settings(preset: Preset) -> VideoSettings:
     )
 
 
-def encoding_of(settings: GenerateSettings, base: Encoding | None = None) -> Encoding:
-    """How the video is to be written; empty places take `base`. A new format drops the codec of the old one."""
+def encoding_of(settings: GenerateSettings, file: Path | None, base: Encoding | None = None) -> Encoding:
+    """How the video is to be written, its format settled; empty places take `base`.
+
+    `file` is the one that was named, whose suffix chooses the format where `settings` do not. A new format drops the
+    codec of the old one. Raises UsageError for a suffix that is unknown or contradicts the format.
+    """
     base = base or Encoding()
-    same_format = settings.format in (None, base.format)
+    wanted = Encoding(format=settings.format, codec=settings.codec)
+    chosen = base.format if file is None and wanted == Encoding() and base.format else format_of(file, wanted).name
     return Encoding(
-        format=given(settings.format, base.format),
-        codec=given(settings.codec, base.codec if same_format else None),
+        format=chosen,
+        codec=given(settings.codec, base.codec if chosen == base.format else None),
         quality=given(settings.quality, base.quality),
         loop=given(settings.loop, base.loop),
         ping_pong=given(settings.ping_pong, base.ping_pong),

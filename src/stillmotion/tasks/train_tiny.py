@@ -26,6 +26,7 @@ class TrainTinySettings:
     export: Annotated[Path | None, Field(description="Write the averaged weights to this folder at the end.")] = None
     config: Annotated[Path | None, Field(description="A YAML file of settings that differ from the usual.")] = None
     only_export: Annotated[bool, Field(description="Export what is there, without training.")] = False
+    json: Annotated[bool, Field(description="Print one JSON object instead of the path.")] = False
 
 
 def train_and_export(settings: TrainTinySettings, watch: Watch = unwatched) -> Path | None:

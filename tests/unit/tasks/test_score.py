@@ -14,7 +14,9 @@ from stillmotion.cli import main
 from stillmotion.errors import ConfigError, MediaError
 from stillmotion.media.pixels import to_uint8
 from stillmotion.media.video import write_video
+from stillmotion.tasks.generate import generate
 from stillmotion.tasks.score import ScoreSettings, score
+from stillmotion.tasks.settings import GenerateSettings
 from stillmotion.training.toys import ToyConfig, render_clip
 
 
@@ -86,3 +88,14 @@ def test_an_image_that_is_the_first_frame_is_valid_json(
     monkeypatch.setattr("stillmotion.evaluation.measures.psnr", infinite)
     assert main(["score", str(clip), "--image", str(clip.with_name("given.png")), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["measures"]["first_frame_psnr"] is None
+
+
+def test_a_recipe_brings_the_image_and_the_true_rate(tmp_path: Path) -> None:
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 72, 3), np.uint8))
+    picture.save(tmp_path / "a.png")
+    values = {"steps": 1, "frames": 3, "size": (72, 64), "dtype": "float32", "fps": 6, "play_fps": 12}
+    list(generate(GenerateSettings(image=str(tmp_path / "a.png"), output=tmp_path / "a.mkv", **values)))
+    (scored,) = score(ScoreSettings(files=(tmp_path / "a.mkv",)))
+    (told,) = score(ScoreSettings(files=(tmp_path / "a.mkv",), image=tmp_path / "a.png", fps=6))
+    assert scored.fps == 6 and scored.measures is not None and told.measures is not None
+    assert scored.measures == told.measures and scored.measures.first_frame_psnr is not None

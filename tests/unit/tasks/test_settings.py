@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from stillmotion.config import parse, to_tree
 from stillmotion.diffusion.guidance import Constant, Linear, Trapezoid, Triangle, Unguided
 from stillmotion.diffusion.samplers import DPMPP2M, Heun
 from stillmotion.diffusion.sigmas import AlignYourSteps, Karras, Levels
-from stillmotion.errors import ConfigError
+from stillmotion.errors import ConfigError, UsageError
+from stillmotion.media.formats import Encoding
 from stillmotion.presets import SVD, SVD_XT, TINY
-from stillmotion.tasks.settings import GenerateSettings, video_settings
+from stillmotion.tasks.settings import GenerateSettings, encoding_of, video_settings
 
 
 def settings(**given: object) -> GenerateSettings:
@@ -77,3 +80,16 @@ def test_settings_survive_the_way_through_plain_values() -> None:
 def test_errors_name_the_field(field: str, value: object) -> None:
     with pytest.raises(ConfigError, match=field):
         settings(**{field: value})
+
+
+def test_the_file_chooses_the_format_and_a_recipe_the_rest(tmp_path: Path) -> None:
+    base = Encoding(format="mov", codec="prores-4444", quality=70, ping_pong=True)
+    assert encoding_of(settings(), None) == Encoding(format="mp4")
+    assert encoding_of(settings(codec="vp9"), None).format == "webm"
+    assert encoding_of(settings(), tmp_path / "a.gif").format == "gif"
+    assert encoding_of(settings(), None, base) == base
+    assert encoding_of(settings(), tmp_path / "a.mov", base) == base
+    assert encoding_of(settings(), tmp_path / "a.webm", base) == Encoding(format="webm", quality=70, ping_pong=True)
+    assert encoding_of(settings(format="webp", quality=5), None, base).format == "webp"
+    with pytest.raises(UsageError):
+        encoding_of(settings(format="gif"), tmp_path / "a.mp4")
