@@ -172,6 +172,7 @@ def _make(request: Request, studio: Studio, source: Source, seed: int, clock: _S
         old = _made_before(request, source, record, seed) if request.settings.resume else None
         if old is not None:
             return Made(image, seed, old[0], fitted, {}, recipe=old[1], is_old=True)
+        _check_free(request)
         return _make_new(request, studio, source, picture, record, seed, clock)
     except (UsageError, Cancelled):
         raise
@@ -241,6 +242,13 @@ def _made_before(request: Request, source: Source, image: ImageRecord, seed: int
             if _request_of(recipe) == _wish(request, image, recipe.seed, seed):
                 return path, recipe
     return None
+
+
+def _check_free(request: Request) -> None:
+    """With --resume a named file may exist, but only as what was asked for."""
+    output = request.output()
+    if is_file_name(output) and output.exists() and not request.settings.force:
+        raise UsageError(f"{output} already exists, made otherwise; expected a free name, or --force.")
 
 
 def _request_of(recipe: Recipe) -> tuple[object, ...]:

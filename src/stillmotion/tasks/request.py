@@ -139,6 +139,9 @@ def make_request(settings: GenerateSettings, recipe: Recipe | None = None) -> Re
     if size is not None:
         check_size(*size, preset.autoencoder.downsampling)
         check_encodable(_file_of(settings), *size, video.frames, play_fps, encoding)
+    seed = given(settings.seed, recipe.seed if recipe else 0)
+    if seed + len(sources) * settings.count * (settings.avoid_still + 1) > 2**63:
+        raise UsageError(f"seed is {seed}, and the seeds of all videos go beyond 2^63; expected a smaller one.")
     return Request(
         settings=settings,
         recipe=recipe,
@@ -151,7 +154,7 @@ def make_request(settings: GenerateSettings, recipe: Recipe | None = None) -> Re
         play_fps=play_fps,
         encoding=encoding,
         placement=placement,
-        seed=given(settings.seed, recipe.seed if recipe else 0),
+        seed=seed,
     )
 
 

@@ -133,3 +133,19 @@ def test_a_size_off_the_trainings_is_said(tmp_path: Path) -> None:
 def test_no_image_and_no_recipe_is_refused() -> None:
     with pytest.raises(UsageError, match="no image"):
         plan(GenerateSettings())
+
+
+def test_resuming_into_a_file_that_was_made_otherwise_is_refused_before_any_work(tmp_path: Path) -> None:
+    target, image = tmp_path / "one.mp4", tmp_path / "in" / "a.png"
+    wish = dataclasses.replace(asked(tmp_path, output=target, resume=True), image=str(image))
+    list(generate(wish))
+    assert next(generate(wish)).is_old
+    stages: list[str] = []
+    with pytest.raises(UsageError, match="made otherwise"):
+        list(generate(dataclasses.replace(wish, motion=7), lambda event: stages.append(event.stage)))
+    assert stages == []
+
+
+def test_seeds_beyond_what_a_recipe_holds_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="seed"):
+        plan(asked(tmp_path, seed=2**63 - 1))
