@@ -85,14 +85,23 @@ class TinyTraining:
     """The embedded model from nothing: autoencoder on frames, its decoder on clips, then the video U-Net."""
 
     frames: AutoencoderTraining = AutoencoderTraining(
-        loop=LoopConfig(steps=2400, batch_size=8, precision="bf16", save_every=100)
+        loop=LoopConfig(steps=3200, batch_size=8, precision="bf16", save_every=100)
     )
     clips: AutoencoderTraining = AutoencoderTraining(
-        loop=LoopConfig(steps=500, batch_size=2, precision="bf16", save_every=50), toys=ToyConfig(leaves=0.4)
+        loop=LoopConfig(
+            steps=500,
+            batch_size=2,
+            precision="bf16",
+            save_every=50,
+            optimizer=OptimizerConfig(lr=5e-4, warmup_steps=30, ema_decay=0.99),
+        ),
+        toys=ToyConfig(leaves=0.4),
     )
     # Less noise than the released models were trained with: these latents are small, and detail is what comes late.
     video: VideoTraining = VideoTraining(
-        loop=LoopConfig(steps=6000, batch_size=8, precision="bf16", save_every=50),
+        loop=LoopConfig(
+            steps=6000, batch_size=8, precision="bf16", save_every=50, optimizer=OptimizerConfig(ema_decay=0.995)
+        ),
         toys=ToyConfig(objects=(0, 3), leaves=0.4),
         sigma_mean=0.2,
         sigma_deviation=1.5,
