@@ -107,6 +107,7 @@ TINY = Preset(
         guidance=(1.0, 1.5),
         width=128,
         height=80,
+        motion_bucket=25.0,  # what it holds together through a whole clip; livelier ones dissolve
         sigma_max=80.0,
     ),
 )

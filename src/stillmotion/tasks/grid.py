@@ -19,7 +19,7 @@ from ..media.mosaic import mosaic
 from ..media.sheet import contact_sheet
 from ..media.video import write_video
 from .generate import Studio
-from .outputs import OUTPUTS, check_output, is_file_name, names, publish
+from .outputs import OUTPUTS, is_file_name, names, publish
 from .request import Request, make_request
 from .settings import GenerateSettings, read_change
 
@@ -88,7 +88,7 @@ def grid(settings: GridSettings, watch: Watch = unwatched) -> Grid:
     requests = [_request(settings, cell) for cell in cells]
     _check_alike(requests)
     first = requests[0]
-    _check_outputs(settings, first)
+    _check_sheet(settings)
     studio, clips = Studio(first, watch), []
     for number, request in enumerate(requests):
         watch(Progress("cells", number, len(requests)))
@@ -126,7 +126,8 @@ def _cell(across: Axis, x: str, down: Axis, y: str) -> dict[str, str]:
 
 
 def _request(settings: GridSettings, cell: dict[str, str]) -> Request:
-    tree: dict[str, Any] = {"image": settings.image}
+    # The output too: its suffix chooses the format, and what cannot be written is refused here.
+    tree: dict[str, Any] = {"image": settings.image, "output": settings.output}
     tree |= dict(read_change(text, "--set", (*FIXED, "image")) for text in settings.set)
     return make_request(parse(GenerateSettings, tree | cell, source="the grid"))
 
@@ -145,8 +146,7 @@ def _check_alike(requests: list[Request]) -> None:
         raise UsageError(f"{requests[0].settings.image} means {len(requests[0].sources)} images; expected one.")
 
 
-def _check_outputs(settings: GridSettings, request: Request) -> None:
-    check_output(settings.output, request.encoding, videos=1)
+def _check_sheet(settings: GridSettings) -> None:
     if settings.sheet is not None:
         if settings.sheet.suffix.lower() != ".png":
             raise UsageError(f"sheet is {settings.sheet}; expected a name that ends in .png.")

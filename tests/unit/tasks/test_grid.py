@@ -31,7 +31,7 @@ def test_every_cell_is_the_video_that_generate_makes(image: Path, tmp_path: Path
             image=str(image),
             across="motion=0,255",
             down="seed=3..4",
-            set=(*QUICK, "format=mkv"),
+            set=QUICK,
             output=tmp_path / "grid.mkv",
             sheet=tmp_path / "grid.png",
         )

@@ -59,8 +59,9 @@ def test_a_changed_setting_gives_other_frames(image: Path, tmp_path: Path) -> No
     assert not other.is_identical and other.changed == ("seed=5", "motion=200")
     recipe = read_recipe(tmp_path / "b.mp4")
     assert (recipe.seed, recipe.video.motion_bucket) == (5, 200)
-    same = dataclasses.replace(recipe.video, motion_bucket=127.0)
-    assert same == read_recipe(first).video
+    old = read_recipe(first).video
+    same = dataclasses.replace(recipe.video, motion_bucket=old.motion_bucket)
+    assert same == old
 
 
 @pytest.mark.parametrize("change", ["motion", "speed=3", "output=x.mp4", "recipe=x", "count=2", "=", "motion=fast"])
