@@ -81,7 +81,7 @@ def test_links_to_files_lead_somewhere(page: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", having("python"), ids=lambda page: page.name)
 def test_the_python_of_a_page_runs(page: Path, tmp_path: Path) -> None:
-    program = tmp_path / f"{page.stem}.py"
+    program = tmp_path / f"page_{page.stem}.py"  # a page may have the name of a module of Python's own
     program.write_text(script(page, "python"), encoding="utf-8")
     run([sys.executable, program.name], tmp_path)
 
