@@ -142,7 +142,7 @@ def _draw(folder: Path, scenes: list[list[np.ndarray]], photographs: list[np.nda
         save_png(contact_sheet(videos, 7, labels), folder / "tiny_scenes.png")
     names = [Path(name).stem for name in PHOTOGRAPHS]
     save_png(contact_sheet(photographs, 7, names), folder / "tiny_photographs.png")
-    overview = [found[3] for found in scenes[:3]] + photographs[:2]
+    overview = [found[1] for found in scenes[:3]] + photographs[:2]
     save_png(_enlarged(contact_sheet(overview, 7)), folder / "tiny.png")
 
 
