@@ -181,8 +181,14 @@ def test_wrong_settings_are_refused_with_code_2(options: tuple[str, str], said: 
     assert leftovers(tmp_path) == []
 
 
-def test_another_suffix_than_mp4_is_refused(tmp_path: Path) -> None:
-    refused(stillmotion("generate", ROCKET, "-o", tmp_path / "clip.webm", *QUICK), 2, "clip.webm", ".mp4")
+def test_a_suffix_of_no_format_is_refused(tmp_path: Path) -> None:
+    refused(stillmotion("generate", ROCKET, "-o", tmp_path / "out.avi", *QUICK), 2, "out.avi", ".mp4", ".webm")
+    assert leftovers(tmp_path) == []
+
+
+def test_a_container_that_cannot_hold_the_codec_is_refused(tmp_path: Path) -> None:
+    options = ("-o", tmp_path / "out.webm", "--codec", "h264", *QUICK)
+    refused(stillmotion("generate", ROCKET, *options), 2, "webm cannot hold the codec h264")
     assert leftovers(tmp_path) == []
 
 
