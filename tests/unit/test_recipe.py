@@ -177,6 +177,7 @@ def test_a_json_file_is_a_recipe_too(tmp_path: Path) -> None:
         read_recipe(tmp_path / "latin.json")
 
 
+@pytest.mark.slow
 def test_mutated_recipes_are_recipes_or_one_typed_error() -> None:
     """A tenth of the figure; the rest runs with the figures."""
     mutate_recipes(range(1000))

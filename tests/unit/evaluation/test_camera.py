@@ -10,6 +10,8 @@ import pytest
 
 from stillmotion.evaluation.camera import Camera, fit_camera
 
+pytestmark = pytest.mark.slow  # the whole file takes many seconds
+
 
 def test_the_flow_is_where_points_go() -> None:
     camera = Camera(shift=3 - 1j, factor=cmath.rect(1.1, math.radians(5)))

@@ -13,6 +13,8 @@ from stillmotion.evaluation.drift import colour_drift, sharpness_drift
 from stillmotion.evaluation.flicker import brightness_flicker, local_flicker, warping_error
 from stillmotion.evaluation.seam import loop_seam, seam
 
+pytestmark = pytest.mark.slow  # the whole file takes many seconds
+
 Defect = Callable[[np.ndarray, float], np.ndarray]
 STRENGTHS = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0)
 

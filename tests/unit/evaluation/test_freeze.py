@@ -12,6 +12,8 @@ from stillmotion.errors import UsageError
 from stillmotion.evaluation.freeze import FROZEN, held_share, is_frozen, wander
 from stillmotion.media.video import read_video, write_video
 
+pytestmark = pytest.mark.slow  # the whole file takes many seconds
+
 FRAMES = 14
 
 

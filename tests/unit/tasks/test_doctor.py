@@ -20,6 +20,8 @@ from stillmotion.tasks import doctor as module
 from stillmotion.tasks.doctor import Diagnosis, DoctorSettings, ask, doctor
 from stillmotion.tasks.machine import Accelerator, Machine, look
 
+pytestmark = pytest.mark.slow  # the whole file takes many seconds
+
 CPU = Machine(
     processor="a processor",
     cores=2,

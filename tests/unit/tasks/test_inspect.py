@@ -22,6 +22,8 @@ from stillmotion.models.components import Components
 from stillmotion.presets import TINY
 from stillmotion.tasks.inspect import Inspection, InspectSettings, ModelFacts, inspect
 
+pytestmark = pytest.mark.slow  # the whole file takes many seconds
+
 FRAMES = np.zeros((6, 48, 64, 3), np.uint8)
 
 

@@ -19,6 +19,8 @@ from stillmotion.tasks.score import ScoreSettings, score
 from stillmotion.tasks.settings import GenerateSettings
 from stillmotion.training.toys import ToyConfig, render_clip
 
+pytestmark = pytest.mark.slow  # the whole file takes many seconds
+
 
 @pytest.fixture
 def clip(tmp_path: Path) -> Path:
