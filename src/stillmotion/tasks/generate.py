@@ -163,8 +163,7 @@ def generate(settings: GenerateSettings, watch: Watch = unwatched, recipe: Recip
 
 
 def _make(request: Request, studio: Studio, source: Source, seed: int, clock: _StageClock) -> Made:
-    image = source.path or Path(source.name)
-    fitted = ""
+    image, fitted = source.image, ""
     try:
         picture = request.picture(source)
         fitted = picture.fitted
@@ -196,8 +195,8 @@ def _make_new(
     clock(Progress("write", 0, 1))
     path, written = _write(request, frames, recipe, source, first_seed)
     clock(Progress("write", 1, 1))
-    image, notes = source.path or Path(source.name), (*request.advice(picture), *retried, *written)
-    return Made(image, seed, path, picture.fitted, clock.seconds, notes=notes, recipe=recipe)
+    notes = (*request.advice(picture), *retried, *written)
+    return Made(source.image, seed, path, picture.fitted, clock.seconds, notes=notes, recipe=recipe)
 
 
 def _moving(

@@ -32,6 +32,11 @@ class Source:
     name: str
     path: Path | None
 
+    @property
+    def image(self) -> Path:
+        """What a person knows it by."""
+        return self.path or Path(self.name)
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Picture:

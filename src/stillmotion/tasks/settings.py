@@ -14,6 +14,7 @@ from ..diffusion.guidance import Constant, Guider, Linear, Trapezoid, Triangle, 
 from ..diffusion.samplers import Sampler
 from ..diffusion.sigmas import Karras, Schedule
 from ..errors import UsageError
+from ..media.fitting import Fit
 from ..media.formats import CodecName, Encoding, FormatName, format_of
 from ..pipelines.image_to_video import VideoSettings
 from ..placement import DType, Offload
@@ -89,9 +90,7 @@ class GenerateSettings:
             description="Width and height as 1024x576, or auto: the trained size whose shape is nearest.",
         ),
     ] = None
-    fit: Annotated[Literal["crop", "pad", "stretch"] | None, Field(description="How the image becomes that size.")] = (
-        None
-    )
+    fit: Annotated[Fit | None, Field(description="How the image becomes that size.")] = None
     focus: Annotated[
         Point | None,
         Field(title="X,Y", description="What a crop keeps in the middle, as X,Y from 0,0 (top left) to 1,1."),
