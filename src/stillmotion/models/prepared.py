@@ -1,0 +1,305 @@
+"""The U-Net made ready for one generation: what no step changes is computed once, and nothing is done twice.
+
+Equal to the plain network in real arithmetic; only the order of roundings differs. Against `models/unet.py`, which
+stays the reference:
+
+- cross-attention to one token is one vector a block, and the embeddings of the frames' positions are constants;
+- noise level and scalar conditions are the same in both branches of guidance, so that a residual block's share of them
+  goes into its convolution's bias;
+- pixels come last but for their channels everywhere ("b t n c"), so that every linear map, and every convolution over
+  frames, is a product of the tensor as it lies;
+- a block works on a few thousand pixels at a time, which stay in the processor's cache from its norm to its residual;
+- blends and residual sums are written by the product before them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..nn.attention import GEGLU, FeedForward, attend
+from ..nn.embedding import sinusoid
+from ..nn.mix import Mix
+from ..nn.products import Convolution, Product
+from ..nn.resample import Downsample, Upsample
+from ..nn.resnet import ResnetBlock, SpatioTemporalResnet, TemporalResnetBlock
+from ..nn.transformer import SpatialTransformerBlock, SpatioTemporalTransformer, TemporalTransformerBlock
+from .unet import DownLevel, UNet, UpLevel
+
+# Pixels, counted over frames and videos, that a block holds at once on the CPU: 2,048 of 320 channels are 2.6 MB in
+# float32, beside a hidden tensor of 10 MB.
+PIXELS_AT_ONCE = 2048
+
+Kind = TypeVar("Kind", bound=nn.Module)
+Network = Callable[[Tensor, Tensor], Tensor]
+
+
+def prepared(unet: nn.Module, context: Float[Tensor, "b n d"], numbers: Float[Tensor, "b k"]) -> Network | None:
+    """The network of one generation, called with latents `b t c h w` and noise levels `b`; None where it cannot be.
+
+    That is where tokens are several or rows differ in their numbers, where gradients are wanted, and where the network
+    is not just ours (`is_plain`).
+    """
+    is_one = context.shape[1] == 1 and bool((numbers == numbers[:1]).all())
+    if isinstance(unet, UNet) and is_one and not torch.is_grad_enabled() and is_plain(unet):
+        return Prepared(unet, context, numbers[:1])
+    return None
+
+
+def is_plain(unet: nn.Module) -> bool:
+    """Whether a network is ours and temporal down to its last layer: not compiled, hooked, adapted or parametrised.
+
+    Off the CPU, where a block holds all pixels, neither may its feed-forwards have been told to work in slices.
+    """
+    if not isinstance(unet, UNet) or not unet.cfg.is_temporal:
+        return False
+    on_cpu = unet.conv_in.weight.device.type == "cpu"
+    return all(_is_ours(module) and (on_cpu or not _is_sliced(module)) for module in unet.modules())
+
+
+def _is_ours(module: nn.Module) -> bool:
+    is_known = type(module).__module__.startswith(("torch.nn.modules.", "stillmotion."))
+    return is_known and "forward" not in vars(module) and not module._forward_hooks and not module._forward_pre_hooks
+
+
+def _is_sliced(module: nn.Module) -> bool:
+    return isinstance(module, FeedForward) and (module.chunk_size, module.slices) != (None, None)
+
+
+class Prepared:
+    """One network with one context `b 1 d` and one row of scalar conditions, all videos of a batch alike in noise."""
+
+    def __init__(self, unet: UNet, context: Float[Tensor, "b 1 d"], numbers: Float[Tensor, "1 k"]) -> None:
+        self._unet = unet
+        self._numbers = numbers
+        self._looks = {
+            block.attn2: block.attn2.of_one_token(context)[:, 0]
+            for block in unet.modules()
+            if isinstance(block, SpatialTransformerBlock | TemporalTransformerBlock)
+        }
+        self._positions: dict[tuple[nn.Module, int], Tensor] = {}
+
+    def __call__(self, x: Float[Tensor, "b t c h w"], c_noise: Float[Tensor, " b"]) -> Float[Tensor, "b t c2 h w"]:
+        """As UNet.forward. `c_noise` is one level, given for each row."""
+        unet = self._unet
+        embedding = F.silu(unet.embed(c_noise[:1], self._numbers, x.dtype))
+        pixels = x.permute(0, 1, 3, 4, 2).contiguous()
+        skips = [_framewise(pixels, _convolution(unet.conv_in, pixels.flatten(0, 1)))]
+        for level in unet.down_blocks:
+            skips += self._down(cast(DownLevel, level), skips[-1], embedding)
+        before, after = _as_kind(SpatioTemporalResnet, unet.mid_block.resnets)
+        h = self._resnet(before, skips[-1], embedding)
+        for layer in _as_kind(SpatioTemporalTransformer, unet.mid_block.attentions):
+            h = self._transformer(layer, h)
+        h = self._resnet(after, h, embedding)
+        for level in unet.up_blocks:
+            h = self._up(cast(UpLevel, level), h, skips, embedding)
+        last = _convolution(unet.conv_out, h.flatten(0, 1))
+        h = _framewise(h, lambda rows: last(_activated(rows, unet.conv_norm_out)))
+        return h.permute(0, 1, 4, 2, 3)
+
+    def _down(self, level: DownLevel, h: Tensor, embedding: Tensor) -> list[Tensor]:
+        outputs = []
+        for resnet, layer in _blocks(level):
+            h = self._resnet(resnet, h, embedding)
+            if layer is not None:
+                h = self._transformer(layer, h)
+            outputs.append(h)
+        if "downsamplers" in level._modules:
+            outputs += [_halved(layer, h) for layer in _as_kind(Downsample, level.downsamplers)]
+        return outputs
+
+    def _up(self, level: UpLevel, h: Tensor, skips: list[Tensor], embedding: Tensor) -> Tensor:
+        for resnet, layer in _blocks(level):
+            h = self._resnet(resnet, torch.cat([h, skips.pop()], dim=-1), embedding)
+            if layer is not None:
+                h = self._transformer(layer, h)
+        if "upsamplers" in level._modules:
+            for layer in _as_kind(Upsample, level.upsamplers):
+                h = _enlarged(layer, h, (skips[-1].shape[2], skips[-1].shape[3]))
+        return h
+
+    def _resnet(
+        self, block: SpatioTemporalResnet, x: Float[Tensor, "b t h w c"], embedding: Float[Tensor, "1 e"]
+    ) -> Float[Tensor, "b t h w c2"]:
+        spatial, temporal = block.spatial_res_block, block.temporal_res_block
+        like = x.flatten(0, 1)[: _rows_at_once(x)]
+        conv1 = _convolution(spatial.conv1, like, _shift(spatial, embedding))
+        conv2 = _convolution(spatial.conv2, like)
+        shortcut = spatial.conv_shortcut and _product(spatial.conv_shortcut, like)
+
+        def within_frames(rows: Float[Tensor, "r h w c"]) -> Float[Tensor, "r h w c2"]:
+            h = conv1(_activated(rows, spatial.norm1))
+            return conv2(_activated(h, spatial.norm2), rows if shortcut is None else shortcut(rows))
+
+        h = _framewise(x, within_frames)
+        change = _across_frames(temporal, h.flatten(2, 3), _shift(temporal, embedding))
+        # alpha h + (1 - alpha)(h + change)
+        return h.add_(change.view_as(h), alpha=1 - _frame_share(block.time_mixer))
+
+    def _transformer(
+        self, layer: SpatioTemporalTransformer, x: Float[Tensor, "b t h w c"]
+    ) -> Float[Tensor, "b t h w c"]:
+        like = x.flatten(0, 1)[: _rows_at_once(x)]
+        enter, leave = _product(layer.proj_in, like), _product(layer.proj_out, like)
+        tokens = _framewise(x, lambda rows: enter(_normalised(rows, layer.norm))).flatten(2, 3)
+        position = self._position(layer, x.shape[1], tokens)
+        blocks = zip(
+            _as_kind(SpatialTransformerBlock, layer.transformer_blocks),
+            _as_kind(TemporalTransformerBlock, layer.temporal_transformer_blocks),
+            strict=True,
+        )
+        for spatial_block, temporal_block in blocks:
+            self._attend_within(spatial_block, tokens)
+            self._attend_across(temporal_block, tokens, position, _frame_share(layer.time_mixer))
+        rows = zip(*(each.flatten(0, 1).split(len(like)) for each in (tokens.view_as(x), x)), strict=True)
+        return torch.cat([leave.with_other(part, residual, "add") for part, residual in rows]).view_as(x)
+
+    def _attend_within(self, block: SpatialTransformerBlock, tokens: Float[Tensor, "b t n c"]) -> None:
+        """The block of each frame, in place, some frames at a time."""
+        look = self._looks[block.attn2].repeat_interleave(tokens.shape[1], dim=0)
+        frames = max(1, _pixels_at_once(tokens) // tokens.shape[2])
+        layers = _Layers(block, frames * tokens.shape[2])
+        for x, seen in zip(tokens.flatten(0, 1).split(frames), look.split(frames), strict=True):
+            x.copy_(layers(x, seen[:, None]))
+
+    def _attend_across(
+        self,
+        block: TemporalTransformerBlock,
+        tokens: Float[Tensor, "b t n c"],
+        position: Float[Tensor, "t c"],
+        frame_share: float,
+    ) -> None:
+        """The block of each pixel's history and its blend, in place, some pixels at a time."""
+        videos, frames = tokens.shape[:2]
+        look = self._looks[block.attn2]
+        pixels = max(1, _pixels_at_once(tokens) // (videos * frames))
+        layers, enter = _Layers(block, videos * frames * pixels), _Feed(block.ff_in, videos * frames * pixels)
+        for part in tokens.split(pixels, dim=2):
+            x = (part + position[:, None]).transpose(1, 2).flatten(0, 1)
+            x = layers(enter(block.norm_in, x), look.repeat_interleave(part.shape[2], dim=0)[:, None])
+            part.lerp_(x.unflatten(0, (videos, -1)).transpose(1, 2), 1 - frame_share)
+
+    def _position(self, layer: SpatioTemporalTransformer, frames: int, like: Tensor) -> Float[Tensor, "t c"]:
+        if (layer, frames) not in self._positions:
+            waves = sinusoid(torch.arange(frames, device=like.device), layer.channels)
+            self._positions[layer, frames] = layer.time_pos_embed(waves.to(like.dtype))
+        return self._positions[layer, frames]
+
+
+class _Layers:
+    """Self-attention, the look at the context, feed-forward, each added: of one block, for calls of `rows` tokens."""
+
+    def __init__(self, block: SpatialTransformerBlock | TemporalTransformerBlock, rows: int) -> None:
+        attention = block.attn1
+        self._heads = attention.heads
+        self._norm1, self._norm3 = block.norm1, block.norm3
+        weights = torch.cat([attention.to_q.weight, attention.to_k.weight, attention.to_v.weight])
+        (out,) = _as_kind(nn.Linear, attention.to_out)
+        self._qkv = Product(weights, None, rows)
+        self._out = Product(out.weight, out.bias, rows)
+        self._feed = _Feed(block.ff, rows)
+
+    def __call__(self, x: Float[Tensor, "r n c"], look: Float[Tensor, "r 1 c"]) -> Float[Tensor, "r n c"]:
+        qkv = self._qkv(self._norm1(x))
+        q, k, v = qkv.unflatten(-1, (3, self._heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = attend(q, k, v).transpose(1, 2).flatten(2)
+        return self._feed(self._norm3, self._out.with_other(mixed, x + look, "add"))
+
+
+class _Feed:
+    """A gated feed-forward on its norm, added to its input."""
+
+    def __init__(self, layer: FeedForward, rows: int) -> None:
+        first, last = cast(GEGLU, layer.net[0]).proj, cast(nn.Linear, layer.net[2])
+        (value, gate), (value_bias, gate_bias) = first.weight.chunk(2), first.bias.chunk(2)
+        self._value, self._gate = Product(value, value_bias, rows), Product(gate, gate_bias, rows)
+        self._last = Product(last.weight, last.bias, rows)
+
+    def __call__(self, norm: nn.Module, x: Float[Tensor, "r n c"]) -> Float[Tensor, "r n c"]:
+        normed = norm(x)
+        hidden = self._value.with_other(normed, self._gate(normed, "gelu"), "mul")
+        return self._last.with_other(hidden, x, "add")
+
+
+def _across_frames(
+    block: TemporalResnetBlock, x: Float[Tensor, "b t n c"], shift: Float[Tensor, " c"]
+) -> Float[Tensor, "b t n c"]:
+    """What a temporal residual block adds to its input."""
+    h = _convolution(block.conv1, x, shift)(_activated(x, block.norm1))
+    return _convolution(block.conv2, x)(_activated(h, block.norm2))
+
+
+def _framewise(
+    x: Float[Tensor, "b t h w c"], run: Callable[[Float[Tensor, "r h w c"]], Float[Tensor, "r h2 w2 d"]]
+) -> Float[Tensor, "b t h2 w2 d"]:
+    """Apply a function of frames to a few frames at a time."""
+    return torch.cat([run(rows) for rows in x.flatten(0, 1).split(_rows_at_once(x))]).unflatten(0, x.shape[:2])
+
+
+def _rows_at_once(x: Float[Tensor, "b t h w c"]) -> int:
+    return max(1, _pixels_at_once(x) // (x.shape[2] * x.shape[3]))
+
+
+def _pixels_at_once(x: Tensor) -> int:
+    """On other devices than the CPU one call takes all."""
+    return PIXELS_AT_ONCE if x.device.type == "cpu" else x.numel() // x.shape[-1]
+
+
+def _product(layer: nn.Linear | nn.Conv2d, like: Float[Tensor, "r h w c"]) -> Product:
+    return Product(layer.weight.flatten(1), layer.bias, like.shape[:-1].numel())
+
+
+def _convolution(
+    layer: nn.Conv2d | nn.Conv3d, like: Float[Tensor, "r h w c"], shift: Float[Tensor, " d"] | None = None
+) -> Convolution:
+    """A layer with an addition to its bias. For one over frames they are the rows of a wide image."""
+    weight = layer.weight[..., 0] if isinstance(layer, nn.Conv3d) else layer.weight
+    bias = cast(Tensor, layer.bias)
+    return Convolution(weight, bias if shift is None else bias + shift, like)
+
+
+def _normalised(rows: Float[Tensor, "r h w c"], norm: nn.GroupNorm) -> Float[Tensor, "r h w c"]:
+    return norm(rows.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def _activated(rows: Float[Tensor, "r h w c"], norm: nn.GroupNorm) -> Float[Tensor, "r h w c"]:
+    return F.silu(_normalised(rows, norm), inplace=True)
+
+
+def _shift(block: ResnetBlock | TemporalResnetBlock, embedding: Float[Tensor, "1 e"]) -> Float[Tensor, " c"]:
+    assert block.time_emb_proj is not None, "every residual block of the U-Net has one"
+    return block.time_emb_proj(embedding)[0]
+
+
+def _blocks(
+    level: DownLevel | UpLevel,
+) -> list[tuple[SpatioTemporalResnet, SpatioTemporalTransformer | None]]:
+    """The residual blocks of a level, each with its transformer where it has one."""
+    resnets = _as_kind(SpatioTemporalResnet, level.resnets)
+    if "attentions" not in level._modules:
+        return [(resnet, None) for resnet in resnets]
+    return list(zip(resnets, _as_kind(SpatioTemporalTransformer, level.attentions), strict=True))
+
+
+def _as_kind(kind: type[Kind], modules: nn.ModuleList) -> list[Kind]:
+    assert all(isinstance(module, kind) for module in modules)
+    return cast("list[Kind]", list(modules))
+
+
+def _frame_share(mix: Mix) -> float:
+    share = float(mix.mix_factor.sigmoid())
+    return 1 - share if mix.weighs_temporal else share
+
+
+def _halved(layer: Downsample, x: Float[Tensor, "b t h w c"]) -> Float[Tensor, "b t h2 w2 c"]:
+    return layer(x.permute(0, 1, 4, 2, 3)).permute(0, 1, 3, 4, 2).contiguous()
+
+
+def _enlarged(layer: Upsample, x: Float[Tensor, "b t h w c"], size: tuple[int, int]) -> Float[Tensor, "b t h2 w2 c"]:
+    return layer(x.permute(0, 1, 4, 2, 3), tuple(size)).permute(0, 1, 3, 4, 2).contiguous()

@@ -1,0 +1,88 @@
+"""Products and convolutions made ready for many calls, with what follows them fused in; for inference.
+
+On the CPU they go to oneDNN, which takes a weight in an order of its own (made once here, not in every call) and writes
+a residual sum or a gate while the result is still in registers. torch's own float32 `linear` runs at half that rate on
+AMD processors. Elsewhere, and in other precisions, they are the plain functions of torch. Either way the result
+differs by rounding alone. Channels are the last axis of every tensor.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+# Below this many pixels a frame, oneDNN's channels-last convolution reorders more than it computes.
+SMALL_FRAME = 64
+_ONCE = [1, 1]
+
+
+def is_fused(x: Tensor) -> bool:
+    """Whether products of such a tensor go to oneDNN."""
+    if x.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    return x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+class Product:
+    """x W^T + b for tokens `... d`, about `rows` of them in a call."""
+
+    def __init__(self, weight: Float[Tensor, "e d"], bias: Float[Tensor, " e"] | None, rows: int) -> None:
+        self._is_fused = is_fused(weight)
+        self._bias = bias
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, rows) if self._is_fused else weight
+
+    def __call__(self, x: Float[Tensor, "... d"], then: Literal["none", "gelu"] = "none") -> Float[Tensor, "... e"]:
+        """The product, or GELU of it."""
+        if self._is_fused:
+            algorithm = "none" if then == "gelu" else ""  # exact GELU, not its approximation by tanh
+            return torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, then, [], algorithm)
+        made = F.linear(x, self._weight, self._bias)
+        return F.gelu(made) if then == "gelu" else made
+
+    def with_other(
+        self, x: Float[Tensor, "... d"], other: Float[Tensor, "... e"], how: Literal["add", "mul"]
+    ) -> Float[Tensor, "... e"]:
+        """The product, plus or times another tensor."""
+        if self._is_fused:
+            return torch.ops.mkldnn._linear_pointwise.binary(x, other, self._weight, self._bias, how)
+        made = F.linear(x, self._weight, self._bias)
+        return made.add_(other) if how == "add" else made.mul_(other)
+
+
+class Convolution:
+    """A convolution of stride 1 that keeps the size of images `r h w c`, about as many in a call as in `like`."""
+
+    def __init__(
+        self, weight: Float[Tensor, "d c i j"], bias: Float[Tensor, " d"], like: Float[Tensor, "r h w c"]
+    ) -> None:
+        self._is_fused = is_fused(like) and like.shape[1] * like.shape[2] > SMALL_FRAME
+        self._bias = bias
+        self._padding = [weight.shape[2] // 2, weight.shape[3] // 2]
+        self._weight = weight
+        if self._is_fused:
+            size = [len(like), weight.shape[1], *like.shape[1:3]]
+            pack = torch.ops.mkldnn._reorder_convolution_weight
+            self._weight = pack(weight, self._padding, _ONCE, _ONCE, 1, size)
+
+    def __call__(
+        self, x: Float[Tensor, "r h w c"], residual: Float[Tensor, "r h w d"] | None = None
+    ) -> Float[Tensor, "r h w d"]:
+        """The convolution, plus `residual`."""
+        image = x.permute(0, 3, 1, 2)
+        if self._is_fused:
+            return self._fused(image, residual).permute(0, 2, 3, 1)
+        if x.device.type == "cpu":
+            image = image.contiguous()
+        made = F.conv2d(image, self._weight, self._bias, padding=self._padding).permute(0, 2, 3, 1).contiguous()
+        return made if residual is None else made.add_(residual)
+
+    def _fused(self, image: Tensor, residual: Tensor | None) -> Tensor:
+        fixed = (self._weight, self._bias, self._padding, _ONCE, _ONCE, 1)
+        if residual is None:
+            return torch.ops.mkldnn._convolution_pointwise(image, *fixed, "none", [], "")
+        other = residual.permute(0, 3, 1, 2)
+        return torch.ops.mkldnn._convolution_pointwise.binary(image, other, *fixed, "add", 1.0, None, [], None)

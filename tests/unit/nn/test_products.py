@@ -1,0 +1,62 @@
+"""Products with what follows them fused in, against torch's own functions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from stillmotion.nn.products import SMALL_FRAME, Convolution, Product, is_fused
+
+DTYPES = [torch.float64, torch.float32, torch.bfloat16]
+
+
+def close(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> None:
+    assert found.dtype == dtype
+    tolerance = {torch.float64: 1e-13, torch.float32: 2e-6, torch.bfloat16: 1e-2}[dtype]
+    assert (found.double() - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [(7,), (3, 5), (1, 1)])
+def test_products(dtype: torch.dtype, rows: tuple[int, ...]) -> None:
+    draw = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(s, generator=draw).to(dtype) for s in ((*rows, 24), (40, 24), (40,)))
+    other = torch.randn((*rows, 40), generator=draw).to(dtype)
+    kept = other.clone()
+    expected = F.linear(x.double(), weight.double(), bias.double())
+    with torch.inference_mode():
+        product = Product(weight, bias, rows=4)
+        close(product(x), expected, dtype)
+        close(product(x, "gelu"), F.gelu(expected), dtype)
+        close(product.with_other(x, other, "add"), expected + other.double(), dtype)
+        close(product.with_other(x, other, "mul"), expected * other.double(), dtype)
+        close(Product(weight, None, 4)(x), expected - bias.double(), dtype)
+    assert torch.equal(other, kept)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [(2, 9, 11), (3, 4, 4), (1, 1, 1)])
+@pytest.mark.parametrize("kernel", [(3, 3), (3, 1), (1, 1)])
+def test_convolutions(dtype: torch.dtype, size: tuple[int, int, int], kernel: tuple[int, int]) -> None:
+    draw = torch.Generator().manual_seed(0)
+    x, residual = (torch.randn((*size, c), generator=draw).to(dtype) for c in (32, 48))
+    weight, bias = (torch.randn(s, generator=draw).to(dtype) for s in ((48, 32, *kernel), (48,)))
+    padding = (kernel[0] // 2, kernel[1] // 2)
+    image = x.double().permute(0, 3, 1, 2)
+    expected = F.conv2d(image, weight.double(), bias.double(), padding=padding).permute(0, 2, 3, 1)
+    kept = residual.clone()
+    with torch.inference_mode():
+        convolution = Convolution(weight, bias, x)
+        close(convolution(x), expected, dtype)
+        close(convolution(x, residual), expected + residual.double(), dtype)
+    assert torch.equal(residual, kept)
+
+
+def test_both_sides_of_a_small_frame_are_tested_above() -> None:
+    assert 4 * 4 <= SMALL_FRAME < 9 * 11
+
+
+def test_only_what_the_processor_multiplies_is_fused() -> None:
+    assert not is_fused(torch.zeros(1, dtype=torch.float64)) and not is_fused(torch.zeros(1, device="meta"))
+    assert is_fused(torch.zeros(1)) == torch.backends.mkldnn.is_available()
