@@ -29,6 +29,7 @@ from ..nn.products import Convolution, Product
 from ..nn.resample import Downsample, Upsample
 from ..nn.resnet import ResnetBlock, SpatioTemporalResnet, TemporalResnetBlock
 from ..nn.transformer import SpatialTransformerBlock, SpatioTemporalTransformer, TemporalTransformerBlock
+from ..nn.winograd import DoublingConvolution, WinogradConvolution, suits
 from .unet import DownLevel, UNet, UpLevel
 
 # Pixels, counted over frames and videos, that a block holds at once on the CPU: 2,048 of 320 channels are 2.6 MB in
@@ -231,8 +232,17 @@ def _across_frames(
     block: TemporalResnetBlock, x: Float[Tensor, "b t n c"], shift: Float[Tensor, " c"]
 ) -> Float[Tensor, "b t n c"]:
     """What a temporal residual block adds to its input."""
-    h = _convolution(block.conv1, x, shift)(_activated(x, block.norm1))
-    return _convolution(block.conv2, x)(_activated(h, block.norm2))
+    pixels = max(1, _pixels_at_once(x) // (x.shape[0] * x.shape[1]))
+    like = x[:, :, :pixels]
+    h = _pixelwise(_activated(x, block.norm1), pixels, _convolution(block.conv1, like, shift))
+    return _pixelwise(_activated(h, block.norm2), pixels, _convolution(block.conv2, like))
+
+
+def _pixelwise(
+    x: Float[Tensor, "b t n c"], pixels: int, run: Callable[[Float[Tensor, "b t m c"]], Float[Tensor, "b t m c"]]
+) -> Float[Tensor, "b t n c"]:
+    """Apply a function of pixels' histories to some pixels at a time."""
+    return torch.cat([run(part) for part in x.split(pixels, dim=2)], dim=2)
 
 
 def _framewise(
@@ -257,11 +267,12 @@ def _product(layer: nn.Linear | nn.Conv2d, like: Float[Tensor, "r h w c"]) -> Pr
 
 def _convolution(
     layer: nn.Conv2d | nn.Conv3d, like: Float[Tensor, "r h w c"], shift: Float[Tensor, " d"] | None = None
-) -> Convolution:
+) -> Convolution | WinogradConvolution:
     """A layer with an addition to its bias. For one over frames they are the rows of a wide image."""
     weight = layer.weight[..., 0] if isinstance(layer, nn.Conv3d) else layer.weight
     bias = cast(Tensor, layer.bias)
-    return Convolution(weight, bias if shift is None else bias + shift, like)
+    kind = WinogradConvolution if suits(weight, like) else Convolution
+    return kind(weight, bias if shift is None else bias + shift, like)
 
 
 def _normalised(rows: Float[Tensor, "r h w c"], norm: nn.GroupNorm) -> Float[Tensor, "r h w c"]:
@@ -302,4 +313,7 @@ def _halved(layer: Downsample, x: Float[Tensor, "b t h w c"]) -> Float[Tensor, "
 
 
 def _enlarged(layer: Upsample, x: Float[Tensor, "b t h w c"], size: tuple[int, int]) -> Float[Tensor, "b t h2 w2 c"]:
-    return layer(x.permute(0, 1, 4, 2, 3), tuple(size)).permute(0, 1, 3, 4, 2).contiguous()
+    if size != (2 * x.shape[2], 2 * x.shape[3]):  # an odd size was rounded up on the way down
+        return layer(x.permute(0, 1, 4, 2, 3), size).permute(0, 1, 3, 4, 2).contiguous()
+    double = DoublingConvolution(layer.conv.weight, cast(Tensor, layer.conv.bias), x.flatten(0, 1)[: _rows_at_once(x)])
+    return _framewise(x, double)

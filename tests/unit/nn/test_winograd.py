@@ -1,0 +1,80 @@
+"""Convolutions with fewer multiplications, against torch's own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from stillmotion.nn.winograd import DoublingConvolution, WinogradConvolution, suits
+
+TOLERANCES = {torch.float64: 1e-13, torch.float32: 3e-6, torch.bfloat16: 3e-2}
+
+
+def drawn(dtype: torch.dtype, *shapes: tuple[int, ...]) -> list[torch.Tensor]:
+    draw = torch.Generator().manual_seed(3)
+    return [torch.randn(shape, generator=draw).to(dtype) for shape in shapes]
+
+
+def expected(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    padding = (weight.shape[2] // 2, weight.shape[3] // 2)
+    made = F.conv2d(x.double().permute(0, 3, 1, 2), weight.double(), bias.double(), padding=padding)
+    return made.permute(0, 2, 3, 1)
+
+
+def close(found: torch.Tensor, wanted: torch.Tensor, dtype: torch.dtype) -> None:
+    assert found.dtype == dtype and found.shape == wanted.shape
+    assert (found.double() - wanted).abs().max() <= TOLERANCES[dtype] * wanted.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("size", [(2, 6, 8), (1, 2, 2), (3, 4, 2)])
+@pytest.mark.parametrize("width", [1, 3])
+def test_a_convolution(dtype: torch.dtype, size: tuple[int, int, int], width: int) -> None:
+    x, weight, bias, residual = drawn(dtype, (*size, 20), (24, 20, 3, width), (24,), (*size, 24))
+    kept = residual.clone()
+    convolution = WinogradConvolution(weight, bias, x)
+    close(convolution(x), expected(x, weight, bias), dtype)
+    close(convolution(x, residual), expected(x, weight, bias) + residual.double(), dtype)
+    assert torch.equal(residual, kept)
+
+
+def test_frames_over_an_odd_number_of_pixels() -> None:
+    x, weight, bias = drawn(torch.float64, (2, 6, 7, 20), (24, 20, 3, 1), (24,))
+    close(WinogradConvolution(weight, bias, x)(x), expected(x, weight, bias), torch.float64)
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCES))
+@pytest.mark.parametrize("size", [(2, 5, 7), (1, 1, 1), (1, 2, 3)])
+def test_a_convolution_behind_a_doubling(dtype: torch.dtype, size: tuple[int, int, int]) -> None:
+    x, weight, bias = drawn(dtype, (*size, 20), (24, 20, 3, 3), (24,))
+    doubled = x.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
+    close(DoublingConvolution(weight, bias, x)(x), expected(doubled, weight, bias), dtype)
+
+
+def test_it_is_no_further_from_the_truth_than_the_plain_convolution() -> None:
+    x, weight, bias = drawn(torch.float32, (1, 16, 16, 320), (320, 320, 3, 3), (320,))
+    truth = expected(x, weight, bias)
+    plain = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=1).permute(0, 2, 3, 1)
+    error = (WinogradConvolution(weight, bias, x)(x) - truth).square().mean()
+    assert error < 2 * (plain - truth).square().mean()
+
+
+@pytest.mark.parametrize(
+    ("size", "channels", "kernel", "dtype", "verdict"),
+    [
+        ((2, 32, 32), 320, (3, 3), torch.float32, True),
+        ((2, 14, 64), 320, (3, 1), torch.float32, True),
+        ((2, 31, 32), 320, (3, 3), torch.float32, False),
+        ((2, 32, 31), 320, (3, 3), torch.float32, False),
+        ((2, 4, 4), 1280, (3, 3), torch.float32, False),
+        ((2, 32, 32), 64, (3, 3), torch.float32, False),
+        ((2, 32, 32), 320, (1, 1), torch.float32, False),
+        ((2, 32, 32), 320, (3, 3), torch.bfloat16, False),
+    ],
+)
+def test_what_it_suits(
+    size: tuple[int, int, int], channels: int, kernel: tuple[int, int], dtype: torch.dtype, verdict: bool
+) -> None:
+    x, weight = torch.zeros(*size, channels, dtype=dtype), torch.zeros(channels, channels, *kernel, dtype=dtype)
+    assert suits(weight, x) == (verdict and torch.backends.mkldnn.is_available())
