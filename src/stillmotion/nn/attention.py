@@ -74,7 +74,8 @@ class FeedForward(nn.Module):
     """GEGLU to four times the width and back; `chunk_size` bounds the memory of the wide middle.
 
     With `chunk_size` set, the input is processed in slices of that many entries of axis `chunk_axis` (0: rows,
-    1: tokens); the last slice may be shorter. The result does not change.
+    1: tokens); the last slice may be shorter. With `slices` set, the rows are cut into so many instead. The result does
+    not change.
     """
 
     def __init__(self, width: int) -> None:
@@ -82,13 +83,17 @@ class FeedForward(nn.Module):
         self.net = nn.ModuleList([GEGLU(width, 4 * width), nn.Identity(), nn.Linear(4 * width, width)])
         self.chunk_size: int | None = None
         self.chunk_axis = 0
+        self.slices: int | None = None
 
     def forward(self, x: Float[Tensor, "*rows n d"]) -> Float[Tensor, "*rows n d"]:
-        if self.chunk_size is None:
+        if self.chunk_size is None and self.slices is None:
             return self._map(x)
         rows = x.flatten(0, -3)
-        slices = rows.split(self.chunk_size, dim=self.chunk_axis)
-        return torch.cat([self._map(part) for part in slices], dim=self.chunk_axis).reshape(x.shape)
+        size, axis = self.chunk_size, self.chunk_axis
+        if self.slices is not None:
+            size, axis = -(-len(rows) // self.slices), 0
+        assert size is not None
+        return torch.cat([self._map(part) for part in rows.split(size, dim=axis)], dim=axis).reshape(x.shape)
 
     def _map(self, x: Tensor) -> Tensor:
         return self.net[2](self.net[0](x))
