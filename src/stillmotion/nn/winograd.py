@@ -85,7 +85,7 @@ def suits(weight: Float[Tensor, "d c i j"], like: Float[Tensor, "r h w c"]) -> b
 def _products(
     weight: Float[Tensor, "d c 3 j"], bias: Tensor, sums_of_taps: tuple[tuple[float, ...], ...], rows: int
 ) -> list[Product]:
-    """One for each sum of taps, along one axis or both. That of the middle taps reaches all outputs: it has the bias."""
+    """One for each sum of taps, along one axis or both; the middle taps reach all outputs, and have the bias."""
     wide = torch.promote_types(weight.dtype, torch.float32)
     sums = torch.tensor(sums_of_taps, dtype=wide, device=weight.device)
     if weight.shape[3] == 3:
