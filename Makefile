@@ -10,7 +10,7 @@ TORCH_INDEX ?=
 # Threads of one test process; two run side by side.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
-.PHONY: demo test quick figures gpu check train-tiny clean
+.PHONY: demo test quick figures gpu bench bench-gpu check train-tiny clean
 
 demo: $(VENV)/.core  ## set everything up and animate the example photograph
 	$(BIN)/stillmotion generate examples/rocket.jpg -o outputs
@@ -26,6 +26,12 @@ figures: $(VENV)/.dev  ## the long figures, recorded in benchmarks/results
 
 gpu: $(VENV)/.dev  ## the tests that need CUDA; each skips with its reason elsewhere
 	$(BIN)/python -m pytest -q -s tests/gpu -m gpu
+
+bench: $(VENV)/.dev  ## every figure of a processor against diffusers, in about an hour; resumes where it stopped
+	$(BIN)/python benchmarks/bench.py
+
+bench-gpu: $(VENV)/.dev  ## every figure of a GPU
+	$(BIN)/python benchmarks/bench.py --suite gpu
 
 check: $(VENV)/.dev  ## lint, types, architecture
 	VENV=$(VENV) scripts/check

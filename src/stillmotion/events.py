@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+import numpy as np
+from jaxtyping import UInt8
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Progress:
@@ -13,6 +16,8 @@ class Progress:
     stage: str
     done: int
     total: int
+    # How the video looks so far, one pixel a latent pixel: on some events of `denoise`, where previews were asked for.
+    preview: UInt8[np.ndarray, "t h w 3"] | None = dataclasses.field(default=None, compare=False, repr=False)
 
 
 # Receives every event; raising `errors.Cancelled` from it stops the work at that point, with nothing half-written.

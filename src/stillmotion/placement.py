@@ -3,19 +3,41 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import Any, Literal
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Any, Literal, Protocol
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from .config import config
 from .errors import UsageError
 from .models.components import Components
+from .models.unet import set_forward_slices
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Offload = Literal["none", "model", "sequential"]
+Branches = Literal["together", "in-turn"]
+Park = Literal["device", "host", "disk"]
+# Reads one network of a model, by its name in `Components`, into main memory.
+Fetch = Callable[[str], nn.Module]
+
+
+@config
+class Savings:
+    """Time given for memory. None of it changes a frame by more than the rounding of sums."""
+
+    # The conditional and the unconditional estimate of a step: in one batch, or one after the other.
+    branches: Branches = "together"
+    # Parts in which the wide middle of every feed-forward is computed; None for all at once.
+    slices: Annotated[int | None, Field(ge=1, le=1024)] = None
+    # Frames that go through a layer of the decoder together, and rows of them; None leaves it to the decoder.
+    decode_frames: Annotated[int | None, Field(ge=1, le=100_000)] = None
+    decode_rows: Annotated[int | None, Field(ge=1, le=100_000)] = None
+    # Where the decoder's activations wait.
+    park: Park = "device"
 
 
 @config
@@ -27,6 +49,7 @@ class Placement:
     dtype: DType = "auto"
     # none: all on the device. model: one network at a time. sequential: one layer at a time.
     offload: Offload = "none"
+    savings: Savings = Savings()
 
 
 def resolve(placement: Placement) -> Placement:
@@ -44,7 +67,7 @@ def resolve(placement: Placement) -> Placement:
     dtype = _default_dtype(torch.device(device)) if placement.dtype == "auto" else placement.dtype
     if dtype == "float16" and torch.device(device).type == "cpu":
         raise UsageError("dtype is float16 on the CPU, which is slow and overflows; expected bfloat16 or float32.")
-    return Placement(device=device, dtype=dtype, offload=placement.offload)
+    return dataclasses.replace(placement, device=device, dtype=dtype)
 
 
 def resolved_dtype(placement: Placement) -> Literal["float32", "bfloat16", "float16"]:
@@ -54,16 +77,38 @@ def resolved_dtype(placement: Placement) -> Literal["float32", "bfloat16", "floa
 
 
 class Stage:
-    """Components made ready to run under one resolved placement; `use` brings a network to the device for a while."""
+    """Components made ready to run under one resolved placement; `use` brings a network to the device for a while.
 
-    def __init__(self, components: Components, placement: Placement) -> None:
+    With `fetch`, a network that holds no numbers yet is read when it is needed. On a CPU, where there is nowhere else
+    to wait, an offloaded network is then let go behind its use, and read again for the next.
+    """
+
+    def __init__(self, components: Components, placement: Placement, fetch: Fetch | None = None) -> None:
         self.components = components
-        self.placement = placement
         self.device = torch.device(placement.device)
         self.dtype = DTYPES[placement.dtype]
-        for network in components.networks().values():
+        self._fetch = fetch
+        self.adopt(placement)
+
+    def adopt(self, placement: Placement) -> None:
+        """Run under `placement` from now on, which has the same device and the same precision."""
+        self.placement = placement
+        set_forward_slices(self.components.unet, placement.savings.slices)
+        for name, network in self.components.networks().items():
+            if self._reads_anew:
+                network.to("meta")
+                continue
+            if self._fetch is not None and _is_empty(network):
+                _fill(network, self._fetch(name))
             home = self.device if placement.offload == "none" else torch.device("cpu")
             network.to(home, self.dtype_of(network))
+            if placement.offload == "sequential" and self.device.type == "cuda":
+                _pin(network)
+
+    @property
+    def _reads_anew(self) -> bool:
+        """Whether a network is in memory only while it is used."""
+        return self._fetch is not None and self.device.type == "cpu" and self.placement.offload != "none"
 
     def dtype_of(self, network: nn.Module) -> torch.dtype:
         """The precision a network runs in: an autoencoder whose weights overflow in float16 stays in float32."""
@@ -77,10 +122,103 @@ class Stage:
         """The network is ready on the device inside the block, and gone from it afterwards where it is offloaded."""
         if self.placement.offload == "none":
             yield
+        elif self._reads_anew:
+            with self._reading(network):
+                yield
         else:
             visit = visiting if self.placement.offload == "model" else layer_by_layer
             with visit(network, self.device):
                 yield
+
+    @contextlib.contextmanager
+    def _reading(self, network: nn.Module) -> Iterator[None]:
+        """The network has its numbers inside the block."""
+        assert self._fetch is not None
+        empty = [(dict(module._parameters), dict(module._buffers)) for module in network.modules()]
+        names = [name for name, each in self.components.networks().items() if each is network]
+        try:
+            with _plainly():
+                _fill(network, self._fetch(names[0]))
+            yield
+        finally:
+            for module, (parameters, buffers) in zip(network.modules(), empty, strict=True):
+                module._parameters.update(parameters)
+                module._buffers.update(buffers)
+
+
+def _is_empty(network: nn.Module) -> bool:
+    return any(parameter.is_meta for parameter in network.parameters())
+
+
+def _fill(network: nn.Module, source: nn.Module) -> None:
+    """Take the numbers of a network of the same build; those that it lacks too stay away."""
+    for mine, theirs in zip(network.modules(), source.modules(), strict=True):
+        mine._parameters.update(theirs._parameters)
+        mine._buffers.update(theirs._buffers)
+
+
+def _pin(network: nn.Module) -> None:
+    """Lock the network's pages, so that copies to a GPU run beside its work; where that fails they are only slower."""
+    with _plainly(), contextlib.suppress(RuntimeError):
+        for tensor in (*network.parameters(), *network.buffers()):
+            tensor.data = tensor.data.pin_memory()
+
+
+class Copier(Protocol):
+    """Brings weights to a device."""
+
+    # Whether copying goes on beside computing, so that it pays to begin early.
+    is_beside: bool
+
+    def copy(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A copy on the device, perhaps still on its way."""
+        ...
+
+    def arrived(self, tensors: Sequence[torch.Tensor]) -> None:
+        """What is computed next on the device finds these copies whole."""
+        ...
+
+
+class InOrder:
+    """Copies, then computes."""
+
+    is_beside = False
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def copy(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A copy on the device."""
+        return _copy(tensor, self._device)
+
+    def arrived(self, tensors: Sequence[torch.Tensor]) -> None:
+        """They are."""
+
+
+class SideStream:
+    """Copies on a stream of its own, beside what a CUDA device computes."""
+
+    is_beside = True
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
+
+    def copy(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A copy that is whole once `arrived` has been asked for it."""
+        with torch.cuda.stream(self._stream):
+            return tensor.to(self._device, non_blocking=True)
+
+    def arrived(self, tensors: Sequence[torch.Tensor]) -> None:
+        """The stream that computes waits for the copies, and their memory is kept until it has used them."""
+        computing = torch.cuda.current_stream(self._device)
+        computing.wait_stream(self._stream)
+        for tensor in tensors:
+            tensor.record_stream(computing)
+
+
+def _copier(device: torch.device) -> Copier:
+    return SideStream(device) if device.type == "cuda" else InOrder(device)
 
 
 class _Home:
@@ -96,19 +234,15 @@ class _Home:
             self._tensors = [(tensor, tensor.data.to("cpu")) for tensor in tensors]
         self.recall()
 
-    def send(self, device: torch.device) -> None:
+    def send(self, copier: Copier) -> None:
         """Put copies on the device in the tensors' places."""
         with _plainly():
             for tensor, home in self._tensors:
-                tensor.data = _copy(home, device)
+                tensor.data = copier.copy(home)
 
-    def before(self, device: torch.device) -> Callable[[nn.Module, Any], None]:
-        """A hook that sends the tensors when their layer is called."""
-        return lambda layer, inputs: self.send(device)
-
-    def after(self, layer: nn.Module, inputs: Any, output: Any) -> None:
-        """A hook that puts them back behind the call."""
-        self.recall()
+    def wait(self, copier: Copier) -> None:
+        """Until the copies may be computed with."""
+        copier.arrived([tensor.data for tensor, _ in self._tensors])
 
     def recall(self) -> None:
         """Put the tensors back; the copies are freed."""
@@ -131,9 +265,10 @@ def _plainly() -> Iterator[None]:
 @contextlib.contextmanager
 def visiting(network: nn.Module, device: torch.device) -> Iterator[None]:
     """The whole network is on the device inside the block, and back in main memory behind it."""
-    home = _Home(network)
+    home, copier = _Home(network), _copier(device)
     try:
-        home.send(device)
+        home.send(copier)
+        home.wait(copier)
         yield
     finally:
         home.recall()
@@ -141,13 +276,17 @@ def visiting(network: nn.Module, device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def layer_by_layer(network: nn.Module, device: torch.device) -> Iterator[None]:
-    """Inside the block every layer that owns tensors is on the device only while it computes; behind it none is."""
+    """Inside the block every layer that owns tensors is on the device only while it computes; behind it none is.
+
+    Where copies go on beside the computation, the next layer's are begun while the present one computes.
+    """
+    march = _March(_copier(device))
     handles, homes = [], []
     for module in owners(network):
         home = _Home(module)
         homes.append(home)
-        handles.append(module.register_forward_pre_hook(home.before(device)))
-        handles.append(module.register_forward_hook(home.after))
+        handles.append(module.register_forward_pre_hook(march.before(home)))
+        handles.append(module.register_forward_hook(march.after(home)))
     try:
         yield
     finally:
@@ -155,6 +294,39 @@ def layer_by_layer(network: nn.Module, device: torch.device) -> Iterator[None]:
             handle.remove()
         for home in homes:  # an error inside a layer leaves it on the device
             home.recall()
+
+
+class _March:
+    """Layers on the device one at a time, and the one that followed last time already on its way."""
+
+    def __init__(self, copier: Copier) -> None:
+        self._copier = copier
+        self._follower: dict[int, _Home] = {}
+        self._present: _Home | None = None
+        self._coming: _Home | None = None
+
+    def before(self, home: _Home) -> Callable[[nn.Module, Any], None]:
+        """A hook that has a layer's tensors on the device when it is called."""
+        return lambda layer, inputs: self._arrive(home)
+
+    def after(self, home: _Home) -> Callable[[nn.Module, Any, Any], None]:
+        """A hook that puts them back behind the call."""
+        return lambda layer, inputs, output: home.recall()
+
+    def _arrive(self, home: _Home) -> None:
+        if self._present is not None:
+            self._follower[id(self._present)] = home
+        if self._coming is not home:
+            if self._coming is not None:  # the order has changed
+                self._coming.recall()
+            home.send(self._copier)
+        home.wait(self._copier)
+        self._present = home
+        self._coming = self._follower.get(id(home)) if self._copier.is_beside else None
+        if self._coming is home:  # called twice in a row: it goes home in between
+            self._coming = None
+        if self._coming is not None:
+            self._coming.send(self._copier)
 
 
 def owners(module: nn.Module) -> list[nn.Module]:

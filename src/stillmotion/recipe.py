@@ -14,7 +14,7 @@ import json
 import re
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
@@ -27,20 +27,24 @@ from .media.document import MAX_DOCUMENT_BYTES, read_document
 from .media.fitting import Fit
 from .media.formats import Encoding
 from .pipelines.image_to_video import MAX_SIDE_PX, VideoSettings
-from .placement import Offload
+from .placement import Offload, Savings
 from .presets import PRESETS
 
 SCHEMA: Literal["stillmotion/recipe"] = "stillmotion/recipe"
+GRID_SCHEMA: Literal["stillmotion/grid"] = "stillmotion/grid"
 VERSION = 1
 # What can change the numbers of a generation.
 PACKAGES = ("stillmotion", "torch", "transformers", "numpy", "pillow", "av")
 
+T = TypeVar("T")
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^/\\\x00-\x1f]+$")]
 # A preset, a hub id, or the last part of a path: at most one slash, and no way up.
 ModelName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\w-][\w. -]*(/[\w-][\w.-]*)?$")]
 Pixels = Annotated[int, Field(ge=1, le=MAX_SIDE_PX)]
 Version = Annotated[str, Field(max_length=100)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Colour = Annotated[str, Field(min_length=1, max_length=50)]
 
 
 @config
@@ -65,6 +69,17 @@ class ImageRecord:
 
 
 @config
+class FittingRecord:
+    """How the original became the fitted image, beside `fit`: for a recipe without pixels, to be given it again."""
+
+    # What a crop kept in the middle: x and y from 0, 0 (top left) to 1, 1.
+    focus: tuple[Share, Share] = (0.5, 0.5)
+    # None for a blurred copy.
+    pad_colour: Colour | None = None
+    background: Colour = "white"
+
+
+@config
 class PlanRecord:
     """Where and how it ran, resolved: no `auto` is left."""
 
@@ -73,6 +88,8 @@ class PlanRecord:
     offload: Offload
     # Threads of the CPU; their number decides the order of sums.
     threads: Annotated[int, Field(ge=1, le=4096)]
+    # What was done to need less memory.
+    savings: Savings = Savings()
 
 
 @config
@@ -94,6 +111,7 @@ class Recipe:
     model: ModelRecord
     image: ImageRecord
     fit: Fit
+    fitting: FittingRecord = FittingRecord()
     video: VideoSettings
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     # How the seed becomes numbers; another order would be another schema.
@@ -108,7 +126,33 @@ class Recipe:
 
     def to_json(self) -> str:
         """The document, readable and the same for equal recipes."""
-        return json.dumps(_spelled(to_tree(self)), ensure_ascii=False, indent=1, allow_nan=False)
+        return _as_json(self)
+
+
+@config
+class AxisRecord:
+    """One setting of `generate` that a grid compares, and its values, as text."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z_]{1,40}$")]
+    values: Annotated[tuple[Annotated[str, Field(max_length=1000)], ...], Field(min_length=1, max_length=1000)]
+
+
+@config
+class GridRecipe:
+    """What a mosaic of videos shows: any cell is the base recipe with that cell's values of the axes."""
+
+    schema: Literal["stillmotion/grid"] = GRID_SCHEMA
+    version: Literal[1] = VERSION
+    across: AxisRecord
+    down: AxisRecord | None = None
+    # Of the first cell, at the top left.
+    base: Recipe
+    # The sha256 of the frames of every cell, row by row.
+    cells: Annotated[tuple[Sha256, ...], Field(min_length=1, max_length=1000)]
+
+    def to_json(self) -> str:
+        """The document, readable and the same for equal recipes."""
+        return _as_json(self)
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -126,21 +170,36 @@ def read_recipe(path: Path) -> Recipe:
 
 def parse_recipe(document: str, source: str = "the recipe") -> Recipe:
     """Validate a document as a recipe. Raises ConfigError with one sentence, whatever the document holds."""
+    return _validated(Recipe, SCHEMA, _tree(document, source), source)
+
+
+def parse_any_recipe(document: str, source: str = "the recipe") -> Recipe | GridRecipe:
+    """The same for a document of either kind."""
+    tree = _tree(document, source)
+    if isinstance(tree, dict) and tree.get("schema") == GRID_SCHEMA:
+        return _validated(GridRecipe, GRID_SCHEMA, tree, source)
+    return _validated(Recipe, SCHEMA, tree, source)
+
+
+def _tree(document: str, source: str) -> Any:
     if len(document.encode("utf-8", "surrogatepass")) > MAX_DOCUMENT_BYTES:
         raise ConfigError(f"{source} is larger than {MAX_DOCUMENT_BYTES // 1024**2} MiB; expected a recipe.")
     try:
-        tree = json.loads(document, parse_constant=_no_constant)
+        return json.loads(document, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"{source} is not JSON ({reason[:200]}); expected a recipe.") from None
+
+
+def _validated(kind: type[T], schema: str, tree: Any, source: str) -> T:
     said = (tree.get("schema"), tree.get("version")) if isinstance(tree, dict) else (None, None)
-    if said != (SCHEMA, VERSION):
+    if said != (schema, VERSION):
         raise ConfigError(
             f"{source} has the schema {str(said[0])[:50]!r} in version {str(said[1])[:20]}; "
-            f"expected {SCHEMA!r} in version {VERSION}."
+            f"expected {schema!r} in version {VERSION}."
         )
     try:
-        return parse(Recipe, tree, source)
+        return parse(kind, tree, source)
     except StillmotionError as error:
         raise ConfigError(_shortened(str(error))) from None
     except RecursionError:
@@ -202,6 +261,10 @@ def pixels_sha256(frames: UInt8[np.ndarray, "t h w c"]) -> str:
 def versions() -> dict[str, str]:
     """The versions of what can change the numbers."""
     return {name: metadata.version(name) for name in PACKAGES}
+
+
+def _as_json(made: Recipe | GridRecipe) -> str:
+    return json.dumps(_spelled(to_tree(made)), ensure_ascii=False, indent=1, allow_nan=False)
 
 
 def _spelled(tree: Any) -> Any:

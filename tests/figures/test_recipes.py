@@ -27,7 +27,7 @@ CHOICES = {
     "size": ["64x64", "128x80", "72x104"],
     "frames": ["1", "2", "5"],
     "steps": ["1", "2", "3"],
-    "chunk": ["1", "2", "14"],
+    "chunk": ["1", "2", "5"],
     "fit": ["crop", "pad", "stretch"],
     "suffix": ["mp4", "webm", "mov", "mkv", "gif", "webp", "apng"],
 }
@@ -47,6 +47,7 @@ def test_twenty_random_recipes_repeat_byte_for_byte_in_a_fresh_process(tmp_path:
         Image.fromarray(pixels).save(picture)
         drawn = {name: rng.choice(values) for name, values in CHOICES.items()}
         first, again = (tmp_path / f"{kind}{number}.{drawn['suffix']}" for kind in ("first", "again"))
+        drawn["chunk"] = min(drawn["chunk"], drawn["frames"])
         options = [word for name, value in drawn.items() if name != "suffix" for word in (f"--{name}", value)]
         options += ["--motion", str(rng.uniform(0, 255)), "--noise-aug", str(rng.uniform(0, 0.2))]
         options += ["--seed", str(rng.randrange(2**63)), "--fps", str(rng.uniform(1, 30)), "--play-fps", "8"]

@@ -126,7 +126,7 @@ def test_sampled_latents(
     ("name", "settings"),
     [
         ("frames_euler", VideoSettings(frames=FRAMES)),
-        ("frames_euler_chunk2", VideoSettings(frames=FRAMES, chunk=2)),
+        ("frames_euler_chunk2", VideoSettings(frames=FRAMES, chunk=2, chunked="independent")),
         ("frames_image_decoder", VideoSettings(frames=FRAMES, decoder="image")),
     ],
 )
@@ -135,3 +135,6 @@ def test_decoded_frames(stage: Stage, golden: dict[str, torch.Tensor], name: str
     near(((frames + 1) / 2).clamp(0, 1), golden[name])
     if name == "frames_euler":
         assert (golden[name] - golden["frames_euler_chunk2"]).abs().max() > 1e-2
+        for chunk in (1, 2):
+            exact = decode(stage, golden["latents_euler"][None], VideoSettings(frames=FRAMES, chunk=chunk))[0]
+            near(((exact + 1) / 2).clamp(0, 1), golden[name])

@@ -106,10 +106,12 @@ def exact_pipeline(monkeypatch):
 @pytest.mark.parametrize(
     "seed", [pytest.param(seed, marks=[pytest.mark.slow] if seed >= QUICK else []) for seed in range(ARGUMENT_SETS)]
 )
-def test_frames_equal_diffusers(seed, pipelines, exact_pipeline, check_close):
+def test_frames_equal_diffusers(seed, pipelines, exact_pipeline, check_close, monkeypatch):
     draw = random.Random(seed)
     ours, theirs = pipelines(seed % 3)
     arguments = drawn_arguments(draw, seed)
+    if "decode_chunk_size" in arguments:
+        monkeypatch.setattr(ours, "chunked", "independent")
     kind = draw.choice(["global", "one", "each"])
     if draw.random() < 0.3:
         arguments["callback_on_step_end"] = halving
@@ -237,11 +239,13 @@ def test_decoding_chunks_do_not_mix_videos(pipelines):
     changed[1] += 1
     with torch.no_grad():
         kept = [ours.decode_latents(each, 3, decode_chunk_size=2)[0] for each in (latents, changed)]
+        exact = ours.decode_latents(latents, 3, decode_chunk_size=1)
         mixed = [theirs.decode_latents(each, 3, decode_chunk_size=2)[0] for each in (latents, changed)]
         whole = [pipe.decode_latents(latents, 3, decode_chunk_size=3) for pipe in (ours, theirs)]
     assert torch.equal(*kept)
     assert not torch.equal(*mixed)
     torch.testing.assert_close(*whole, rtol=0, atol=1e-4)
+    assert torch.equal(exact, whole[0])
 
 
 @pytest.mark.parametrize("output_type", ["pil", "np", "pt", "latent"])

@@ -485,6 +485,20 @@ def test_a_callback_sees_and_replaces_latents(pipe):
     assert not zeros.any()
 
 
+def test_a_callback_can_show_each_video_as_it_stands(pipe):
+    with pytest.raises(UsageError, match="before any step"):
+        pipe.preview()
+    shown = []
+    asked = {"image": [Image.new("RGB", (16, 16), colour) for colour in ("red", "lime")], "num_videos_per_prompt": 2}
+    plain = pipe(**small(**asked)).frames
+    looking = pipe(**small(**asked, callback_on_step_end=lambda p, *step: shown.append(p.preview()))).frames
+    assert torch.equal(looking, plain)
+    assert [[len(video) for video in each] for each in shown] == [[3] * 4] * 2
+    assert shown[0][0][0].size == (4, 4) and shown[1] == pipe.preview()
+    means = [np.asarray(video[0]).mean((0, 1)) for video in shown[1]]
+    assert [bool(mean[0] > mean[1]) for mean in means] == [True, True, False, False]
+
+
 def test_a_callback_may_change_guidance(pipe):
     def without(running, step, timestep, tensors):
         running._guidance_scale = 1.0

@@ -65,6 +65,12 @@ def test_a_recipe_survives_the_way_through_its_document() -> None:
     assert "größe 猫.jpg" in made.to_json()
 
 
+def test_a_recipe_of_an_earlier_release_is_read() -> None:
+    tree = json.loads(recipe().to_json())
+    del tree["fitting"], tree["plan"]["savings"]
+    assert parse_recipe(json.dumps(tree)) == recipe()
+
+
 def test_the_document_is_plain_json_without_a_clock() -> None:
     tree = json.loads(recipe().to_json())
     assert (tree["schema"], tree["version"]) == ("stillmotion/recipe", 1)
@@ -132,6 +138,10 @@ def test_names_never_hold_paths(tmp_path: Path) -> None:
         ({"frames": {"count": 1, "width": 10**6, "height": 1, "sha256": "a" * 64}}, "frames"),
         ({"versions": {str(i): "1" for i in range(51)}}, "versions"),
         ({"draws": "numpy"}, "draws"),
+        ({"fitting": {"focus": [0.5, 1.5]}}, "focus"),
+        ({"fitting": {"focus": [0.5]}}, "focus"),
+        ({"fitting": {"background": ""}}, "background"),
+        ({"fitting": {"pad_colour": "x" * 51}}, "pad_colour"),
     ],
 )
 def test_a_wrong_value_is_one_sentence_that_names_it(change: dict[str, Any], said: str) -> None:

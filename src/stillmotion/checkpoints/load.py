@@ -103,6 +103,37 @@ def load(
     return _load_folder(folder, folder_preset(source, folder), types, variant, with_image_decoder, watch)
 
 
+def load_network(
+    source: str | Path,
+    name: str,
+    *,
+    dtype: torch.dtype | None = None,
+    variant: str | None = None,
+    config: Preset | str | Path | None = None,
+    watch: Watch = unwatched,
+) -> nn.Module:
+    """One network of those that `load` would return, by its name in Components; an image decoder without its encoder.
+
+    For a model that `load` has found whole before: what else the file holds is not looked at.
+    Raises what `load` raises.
+    """
+    part_name = "vae" if name == "autoencoder" else name
+    with_image_decoder = name == "image_decoder"
+    if is_single_file(source):
+        tensors = TensorSet([TensorFile(Path(source))], str(source))
+        preset = file_preset(Path(source), config, tensors)
+        components, parts, _ = file_parts(preset, tensors, (dtype, dtype), with_image_decoder)
+        part = parts[part_name]
+    else:
+        folder = locate(source, diffusers.patterns(variant, [part_name]))
+        image = diffusers.read_image_decoder(folder) if with_image_decoder else None
+        components, networks = folder_networks(folder_preset(source, folder), image)
+        tensors = diffusers.open_weights(folder / part_name, diffusers.WEIGHTS[part_name], variant)
+        part = Part(networks[part_name], diffusers.RULES, dtype)
+    _take([part], tensors, watch, f"load {part_name}")
+    return components.networks()[name].eval().requires_grad_(False)
+
+
 def shape_of(source: str | Path, config: Preset | str | Path | None = None, revision: str | None = None) -> Preset:
     """The preset that `load` would return for the same source, without reading weights: headers and JSON files alone.
 
@@ -224,8 +255,7 @@ def folder_networks(preset: Preset, image: AutoencoderConfig | None) -> tuple[Co
 
 def differences(parts: Sequence[Part], tensors: TensorSet, extra: Rules) -> Differences:
     """What `load` would refuse in these tensors, found from names, shapes and types alone."""
-    places = [{name: part.rules.place(name) for name in part.network.state_dict()} for part in parts]
-    return _compare(parts, places, tensors, extra)
+    return _compare(parts, [_places(part) for part in parts], tensors, extra)
 
 
 def save(
@@ -344,8 +374,12 @@ def _networks(preset: Preset) -> Components:
 
 def _fill(parts: Sequence[Part], tensors: TensorSet, extra: Rules, watch: Watch, stage: str) -> None:
     """Give the meta networks their tensors, after every name and shape of the file has been found right."""
-    places = [{name: part.rules.place(name) for name in part.network.state_dict()} for part in parts]
-    _check(parts, places, tensors, extra)
+    _check(parts, [_places(part) for part in parts], tensors, extra)
+    _take(parts, tensors, watch, stage)
+
+
+def _take(parts: Sequence[Part], tensors: TensorSet, watch: Watch, stage: str) -> None:
+    places = [_places(part) for part in parts]
     total = sum(map(len, places))
     done = 0
     watch(Progress(stage, 0, total))
@@ -359,6 +393,11 @@ def _fill(parts: Sequence[Part], tensors: TensorSet, extra: Rules, watch: Watch,
         part.network.load_state_dict(state, strict=True, assign=True)
         if isinstance(part.network, CLIPVisionModelWithProjection):
             _fill_buffers(part.network)
+
+
+def _places(part: Part) -> dict[str, Place]:
+    """Where the file keeps each tensor of a network."""
+    return {name: part.rules.place(name) for name in part.network.state_dict()}
 
 
 def _check(parts: Sequence[Part], places: Sequence[dict[str, Place]], tensors: TensorSet, extra: Rules) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import dump, to_tree
+from ..errors import UsageError
 from ..tasks.generate import Made, Plan, generate, plan
 from ..tasks.settings import GenerateSettings
 from .options import app_of
@@ -19,6 +20,8 @@ STAGES = ("load", "encode", "denoise", "decode", "write")
 
 def run(settings: GenerateSettings) -> int:
     """Make the videos and print where each lies; 1 if any could not be made."""
+    if settings.preview_every is not None and settings.preview is None:
+        raise UsageError("preview-every is set without a file to show; expected --preview FILE too.")
     if settings.dry_run:
         planned = plan(settings)
         print(json.dumps(_plan_as_json(planned), ensure_ascii=False)) if settings.json else _print_plan(planned)
@@ -89,6 +92,11 @@ def _print_plan(planned: Plan) -> None:
     print(dump(asked.video).rstrip())
     print(f"{counted.model_calls} model calls, {counted.operations / 1e12:.2f} TFLOP a video,", end=" ")
     print(f"{counted.weight_bytes / 1e9:.2f} GB of weights")
+    savings = planned.memory.placement.savings
+    print(f"memory: offload {planned.memory.placement.offload}, guidance's branches {savings.branches},", end=" ")
+    print(f"at most {planned.memory.peak_bytes / 1e9:.2f} GB:")
+    for peak in planned.memory.peaks:
+        print(f"  {peak.stage}: {peak.bytes / 1e9:.2f} GB, weights {peak.weight_bytes / 1e9:.2f} GB of them")
     print(f"expected time: about {planned.seconds:.0f} s")
 
 
@@ -109,6 +117,11 @@ def _plan_as_json(planned: Plan) -> dict[str, Any]:
         "model_calls": counted.model_calls,
         "operations": counted.operations,
         "weight_bytes": counted.weight_bytes,
+        "memory": {
+            "placement": to_tree(planned.memory.placement),
+            "peak_bytes": planned.memory.peak_bytes,
+            "stages": {peak.stage: peak.bytes for peak in planned.memory.peaks},
+        },
         "expected_seconds": round(planned.seconds, 1),
     }
 

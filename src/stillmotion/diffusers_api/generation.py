@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from ..conditioning import Condition
 from ..diffusion.precondition import Denoise, VWithEDMNoise, denoised
 from ..errors import UsageError
 from ..models.image_encoder import MEAN, STD, clip_pixels
+from ..models.prepared import Network, prepared
 
 Generators = torch.Generator | list[torch.Generator] | None
 # Ours, diffusers', or anything that is called alike: what torch.compile returns, a quantised network, a wrapper.
@@ -83,22 +85,26 @@ def is_guided(scale: float | Tensor) -> bool:
 
 def denoiser(unet: Component, condition: Condition, scale: Callable[[], float | Tensor]) -> Denoise:
     """The estimate of clean latents; `scale` says the guidance as it stands at each step."""
-    both = condition.both_branches()
 
-    def predict(told: Condition, x: Tensor, c_noise: Tensor) -> Tensor:
-        return unet(
-            told.beside(x.to(told.context.dtype)),
-            c_noise[0],
-            encoder_hidden_states=told.context,
-            added_time_ids=told.numbers,
-            return_dict=False,
-        )[0].float()
+    @functools.cache
+    def ready(is_both: bool) -> tuple[Condition, Network]:
+        told = condition.both_branches() if is_both else condition
+
+        def plain(x: Tensor, c_noise: Tensor) -> Tensor:
+            known = {"encoder_hidden_states": told.context, "added_time_ids": told.numbers}
+            return unet(x, c_noise[0], **known, return_dict=False)[0]
+
+        return told, prepared(unet, told.context, told.numbers) or plain
+
+    def predict(is_both: bool, x: Tensor, c_noise: Tensor) -> Tensor:
+        told, run = ready(is_both)
+        return run(told.beside(x.to(told.context.dtype)), c_noise).float()
 
     def network(x: Tensor, c_noise: Tensor) -> Tensor:
         weight = scale()
         if not is_guided(weight):
-            return predict(condition, x, c_noise)
-        base, towards = predict(both, torch.cat([x, x]), c_noise).chunk(2)
+            return predict(False, x, c_noise)
+        base, towards = predict(True, torch.cat([x, x]), c_noise).chunk(2)
         return base + weight * (towards - base)
 
     return lambda x, sigma: denoised(network, VWithEDMNoise(), x, sigma.to(x.device).expand(len(x)))

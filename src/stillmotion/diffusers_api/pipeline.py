@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import inspect
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -25,11 +24,12 @@ from ..diffusion.samplers import Euler, check_levels, sample
 from ..errors import Cancelled, UsageError
 from ..events import Progress
 from ..hub import Access
-from ..models.autoencoder import decode_in_chunks
 from ..pipelines.image_to_video import start_scale
+from ..pipelines.preview import Preview, preview_of
 from ..placement import Placement, layer_by_layer, resolve, visiting
 from ..presets import Preset
 from . import pretrained
+from .decoding import Chunked, frame_decoder
 from .folder import COMPONENTS, NETWORKS, components_of, has_every_shape, index_of, read_components, write_components
 from .generation import (
     Component,
@@ -94,6 +94,9 @@ class StableVideoDiffusionPipeline:
         self._interrupt = False
         self._guidance_scale: float | Tensor = 1.0
         self._num_timesteps = 0
+        self._preview: Preview | None = None
+        # "exact": decode_chunk_size changes no pixel. "independent": each chunk for itself, as diffusers decodes.
+        self.chunked: Chunked = "exact"
 
     @classmethod
     def from_pretrained(
@@ -315,7 +318,8 @@ class StableVideoDiffusionPipeline:
         list that ends with 0 ends without noise.
         min_guidance_scale, max_guidance_scale: of the first and of the last frame.
         fps: the true rate of the motion, which the network gets less one; a file's rate is export_to_video's.
-        decode_chunk_size: frames of one video that are decoded together; None decodes all together.
+        decode_chunk_size: frames of one video that are decoded together; None decodes all together. Fewer need less
+        memory and give the same pixels, unless `chunked` is "independent" or the autoencoder is not our own.
         generator: one for the whole batch, or one a video, of which an image's first also draws its noise. On the CPU
         it draws the same for any device.
         latents: unit noise to start from.
@@ -352,10 +356,20 @@ class StableVideoDiffusionPipeline:
         frames = made if output_type == "latent" else as_output(self._decode(made, request.chunk), output_type)
         return StableVideoDiffusionPipelineOutput(frames=frames) if return_dict else (frames,)
 
+    def preview(self) -> list[list[Image.Image]]:
+        """Each video of the running or last call as the network last guessed it, one small RGB image a frame.
+
+        One pixel a latent pixel: nothing is decoded. Raises UsageError before the first step.
+        """
+        shown = self._preview and self._preview.newest()
+        if shown is None:
+            raise UsageError("preview was asked for before any step; expected it in callback_on_step_end or later.")
+        return [[Image.fromarray(frame) for frame in frames] for frames in shown]
+
     def decode_latents(
         self, latents: Float[Tensor, "b t c h w"], num_frames: int, decode_chunk_size: int = 14
     ) -> Float[Tensor, "b c2 t h2 w2"]:
-        """Frames near [-1, 1] of scaled latents, in float32; chunks never reach over the end of a video."""
+        """Frames near [-1, 1] of scaled latents, in float32; chunks as in a call."""
         if latents.shape[1] != num_frames or decode_chunk_size < 1:
             raise UsageError(
                 f"num_frames is {num_frames} and decode_chunk_size {decode_chunk_size} for {latents.shape[1]} frames; "
@@ -395,6 +409,7 @@ class StableVideoDiffusionPipeline:
         """The noise levels of a request, found sound."""
         check_request(request, self._latents_shape(request))
         check_generators(request.generator, self._execution_device)
+        frame_decoder(self.vae, self.chunked)
         config = self.unet.config
         if config.projection_class_embeddings_input_dim != 3 * config.addition_time_embed_dim:
             raise UsageError("the U-Net reads another number of conditions than three; expected fps, motion and noise.")
@@ -433,6 +448,7 @@ class StableVideoDiffusionPipeline:
             latents = mean_latents(self.vae, images + request.numbers[2] * noise).to(context.dtype)
         numbers = micro_conditions(*request.numbers, batch=request.videos).to(device)
         times = request.videos_per_image
+        self._preview = preview_of(images, latents * self.vae.config.scaling_factor, times)
         return Condition(context.repeat_interleave(times, 0), latents.repeat_interleave(times, 0), numbers)
 
     def _embed(self, images: list[Picture]) -> Float[Tensor, "b 1 d"]:
@@ -477,21 +493,16 @@ class StableVideoDiffusionPipeline:
 
         with self._use(self.unet), self.progress_bar(total=len(levels) - 1) as bar:
             denoise = denoiser(self.unet, condition, lambda: self._guidance_scale)
+            denoise = self._preview.remembering(denoise) if self._preview else denoise
             return sample(Euler(), denoise, start, levels, no_noise, after_step)
 
     def _decode(self, latents: Float[Tensor, "b t c h w"], chunk: int) -> Float[Tensor, "b t c2 h2 w2"]:
-        unscaled = (latents / self.vae.config.scaling_factor).to(weights_of(self.vae).dtype)
-        is_temporal = "num_frames" in inspect.signature(self.vae.decode).parameters
-
-        def decode(part: Float[Tensor, "1 t c h w"]) -> Float[Tensor, "1 t c2 h2 w2"]:
-            known = {"num_frames": part.shape[1]} if is_temporal else {}
-            return self.vae.decode(part[0], **known).sample.float()[None]
-
         def stop_if_asked(event: Progress) -> None:
             self._stop_if_asked(f"{event.done} of {event.total} decoded frames")
 
+        decode = frame_decoder(self.vae, self.chunked)
         with self._use(self.vae):
-            return decode_in_chunks(decode, unscaled.to(self._execution_device), chunk, stop_if_asked)
+            return decode(latents.to(self._execution_device), chunk, stop_if_asked)
 
     def _stop_if_asked(self, done: str) -> None:
         if self._interrupt:

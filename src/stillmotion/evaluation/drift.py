@@ -53,7 +53,8 @@ def _energy(frame: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w"]:
 def _tint(step: Step) -> Float[np.ndarray, "3"]:
     displacement, pixels = compared(step)
     before, after = _lab(step.first), along(_lab(step.second), displacement)
-    return after[pixels].mean(0) - before[pixels].mean(0)
+    mask = pixels.astype(np.uint8)
+    return np.subtract(cv2.mean(after, mask), cv2.mean(before, mask))[:3]
 
 
 def _lab(frame: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w 3"]:

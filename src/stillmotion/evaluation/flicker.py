@@ -51,7 +51,7 @@ def warping_error(frames: UInt8[np.ndarray, "t h w 3"], steps: Sequence[Step] | 
 def _repainted(step: Step) -> float:
     displacement, pixels = compared(step)
     change = along(step.second.astype(np.float32), displacement) - step.first
-    return float(np.square(change[pixels]).mean())
+    return float(np.einsum("hwc,hwc->hw", change, change)[pixels].mean() / change.shape[-1])
 
 
 def _flutter(before: Step, after: Step, side: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from ..errors import UsageError
 from .drift import colour_drift, sharpness_drift
 from .fidelity import WINDOW_PX, psnr, ssim
 from .flicker import brightness_flicker, local_flicker, warping_error
-from .freeze import held_share, is_frozen, wander
+from .freeze import FROZEN, held_share, wander
 from .motion import Motion, motion
 from .opencv import cv2
 from .seam import Seam, loop_seam, seam
@@ -56,11 +56,11 @@ def measure(
         raise UsageError(f"the image has the shape {given.shape}; expected the video's {frames[0].shape}.")
     first, frames = frames[0], _shrunk(frames)
     steps = follow(frames)
-    long_enough = len(frames) >= 3
+    long_enough, wandered = len(frames) >= 3, wander(frames)
     return Measures(
         motion=motion(frames, fps, steps),
-        frozen=is_frozen(frames),
-        wander=wander(frames),
+        frozen=wandered < FROZEN,
+        wander=wandered,
         held_share=held_share(frames),
         warping_error=warping_error(frames, steps),
         brightness_flicker=brightness_flicker(frames) if long_enough else None,

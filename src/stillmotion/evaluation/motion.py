@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from .fidelity import psnr as psnr
-from .steps import Step, follow
+from .steps import Step, follow, squared_length
 
 # Motion against the camera counts as an object's from this many frame heights a frame, and pixels a frame.
 OBJECT_HEIGHTS, OBJECT_PX = 0.003, 0.5
@@ -61,9 +61,9 @@ def motion(frames: UInt8[np.ndarray, "t h w 3"], fps: float, steps: Sequence[Ste
     """
     steps = follow(frames) if steps is None else steps
     height, width = frames.shape[1:3]
-    mean = np.mean([step.forward.mean((0, 1)) for step in steps], axis=0)
-    length = float(np.mean([np.linalg.norm(step.forward, axis=-1).mean() for step in steps]))
-    against = [np.linalg.norm(step.forward - step.camera.flow(height, width), axis=-1) for step in steps]
+    mean = np.mean([(step.forward[..., 0].mean(), step.forward[..., 1].mean()) for step in steps], axis=0)
+    length = float(np.mean([np.sqrt(squared_length(step.forward)).mean() for step in steps]))
+    against = [np.sqrt(squared_length(step.forward - step.camera.flow(height, width))) for step in steps]
     shift = np.mean([step.camera.shift for step in steps]) * fps / height
     least = max(OBJECT_HEIGHTS * height, OBJECT_PX)
     return Motion(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from .opencv import cv2
 from .steps import Step, along, check_frames, follow, in_frame
 
 NEIGHBOURS = 3  # pairs on either side that a pair is held against
@@ -53,13 +55,14 @@ def loop_seam(frames: UInt8[np.ndarray, "t h w 3"]) -> float:
 def _change(step: Step) -> float:
     """The median over pixels of the colours' root mean square change along the motion, in levels of 255."""
     moved = along(step.second.astype(np.float32), step.forward)
-    changes = np.sqrt(np.square(moved - step.first).mean(-1))
+    moved -= step.first
+    changes = np.sqrt(np.einsum("hwc,hwc->hw", moved, moved) / moved.shape[-1])
     inside = in_frame(step.forward)
     return float(np.median(changes[inside] if inside.any() else changes))
 
 
 def _difference(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.sqrt(np.square(a.astype(np.float32) - b).mean()))
+    return float(cv2.norm(a, b, cv2.NORM_L2) / math.sqrt(a.size))
 
 
 def _ratios(differences: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:

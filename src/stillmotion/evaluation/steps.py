@@ -73,6 +73,13 @@ def along(picture: np.ndarray, displacement: Float[np.ndarray, "h w 2"]) -> np.n
     return cv2.remap(picture, *_ends(displacement), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
+def squared_length(displacement: Float[np.ndarray, "h w 2"]) -> Float[np.ndarray, "h w"]:
+    """The square of how far every pixel goes."""
+    # Written out: numpy's own sums over an axis of two are ten times slower.
+    x, y = displacement[..., 0], displacement[..., 1]
+    return x * x + y * y
+
+
 def in_frame(displacement: Float[np.ndarray, "h w 2"]) -> Bool[np.ndarray, "h w"]:
     """Which pixels' displacements end in the frame."""
     height, width = displacement.shape[:2]
@@ -91,8 +98,9 @@ def _step(search: cv2.DISOpticalFlow, first: np.ndarray, second: np.ndarray, bef
     a, b = luma(first), luma(second)
     camera = fit_camera(a, b, before)
     forward, backward = _flow(search, a, b, camera), _flow(search, b, a, camera.inverse())
-    gap = np.square(forward + along(backward, forward)).sum(-1)
-    lengths = np.square(forward).sum(-1) + np.square(along(backward, forward)).sum(-1)
+    returned = along(backward, forward)
+    gap = squared_length(forward + returned)
+    lengths = squared_length(forward) + squared_length(returned)
     followed = in_frame(forward) & (gap <= RETURN_SHARE * lengths + RETURN_PX)
     return Step(first, second, camera, forward, backward, followed)
 
@@ -105,8 +113,10 @@ def _flow(search: cv2.DISOpticalFlow, a: np.ndarray, b: np.ndarray, camera: Came
     back = np.where(in_frame(whole), back, a)
     residual = _search(search, a, back)
     # The residual is seen in the first frame's pixels; the camera turns and grows it on its way.
-    turned = (residual[..., 0] + 1j * residual[..., 1]) * camera.factor
-    return whole + np.stack([np.real(turned), np.imag(turned)], -1).astype(np.float32)
+    real, imaginary = np.float32(camera.factor.real), np.float32(camera.factor.imag)
+    whole[..., 0] += real * residual[..., 0] - imaginary * residual[..., 1]
+    whole[..., 1] += imaginary * residual[..., 0] + real * residual[..., 1]
+    return whole
 
 
 def _search(search: cv2.DISOpticalFlow, a: np.ndarray, b: np.ndarray) -> Float[np.ndarray, "h w 2"]:

@@ -1,4 +1,4 @@
-"""Decoded frames to upright RGB: matrix, range, the place of the colour samples, and the display's turn."""
+"""Decoded frames to upright RGB: matrix, range, place of the colour samples, display's turn, and transparency."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from jaxtyping import UInt8
+from PIL import Image
 
 # swscale's defaults trade accuracy for speed, in code that differs between processors.
 EXACT = (
@@ -91,6 +92,16 @@ def turned(pixels: UInt8[np.ndarray, "h w 3"], frame: av.VideoFrame) -> UInt8[np
         to_right, to_bottom = c, b
     pixels = pixels[:, ::-1] if to_right < 0 else pixels
     return np.ascontiguousarray(pixels[::-1] if to_bottom < 0 else pixels)
+
+
+def over_white(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+    """RGB of an image of any mode, its transparent parts over white."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return np.asarray(image)
+    rgba = image.convert("RGBA")
+    white = Image.new("RGB", rgba.size, "white")
+    white.paste(rgba, mask=rgba.getchannel("A"))
+    return np.asarray(white)
 
 
 def _matrix(frame: av.VideoFrame) -> Colorspace:

@@ -104,7 +104,8 @@ def upright_size(path: Path) -> tuple[int, int] | None:
     """Width and height in pixels of an image file, turned upright, from its header; None where it is no image."""
     try:
         with image_file(Path(path)) as file, open_image(file, str(path)) as image:
-            return (image.height, image.width) if _orientation(image) >= 5 else image.size
+            is_turned = image.format == "TIFF"  # Pillow gives the size that a TIFF has once it is turned
+            return image.size if is_turned or _orientation(image) < 5 else (image.height, image.width)
     except DECODER_ERRORS:
         return None
 

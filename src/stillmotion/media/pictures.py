@@ -15,6 +15,7 @@ from PIL import Image
 from ..errors import MediaError
 from .animation import RATE_KEY
 from .blocks import Kind, Source, gif_blocks, png_chunks, webp_chunks
+from .colour import over_white
 from .formats import MAX_ANIMATION_FRAMES, MAX_FPS, MAX_FRAMES, MAX_VIDEO_PIXELS
 from .images import DECODER_ERRORS, read_image
 
@@ -84,17 +85,8 @@ def _decode(path: Path, kind: str, wanted: range) -> UInt8[np.ndarray, "t h w 3"
         frames = np.empty((len(wanted), height, width, 3), np.uint8)
         for place, number in enumerate(wanted):
             image.seek(number)
-            frames[place] = _over_white(image)
+            frames[place] = over_white(image)
     return frames
-
-
-def _over_white(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return np.asarray(image)
-    rgba = image.convert("RGBA")
-    white = Image.new("RGB", rgba.size, "white")
-    white.paste(rgba, mask=rgba.getchannel("A"))
-    return np.asarray(white)
 
 
 def _rate(times: list[Fraction]) -> float:

@@ -131,13 +131,17 @@ def probe_image(path: Path) -> ImageFacts:
     path = Path(path)
     try:
         with image_file(path) as file, open_image(file, str(path)) as image:
+            orientation = _orientation(image, file, path)
+            # Pillow gives the size that a TIFF has once it is turned.
+            is_swapped = image.format == "TIFF" and orientation >= 5
+            width, height = image.size[::-1] if is_swapped else image.size
             return ImageFacts(
                 format=str(image.format),
                 bytes=path.stat().st_size,
-                width=image.width,
-                height=image.height,
+                width=width,
+                height=height,
                 mode=image.mode,
-                orientation=_orientation(image, file, path),
+                orientation=orientation,
                 profile=_profile_name(image),
             )
     except OSError as error:

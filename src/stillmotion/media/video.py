@@ -17,13 +17,14 @@ from av.container import InputContainer
 from av.error import FFmpegError
 from av.video.reformatter import VideoReformatter
 from jaxtyping import UInt8
+from PIL import Image
 
 from ..config import checked
 from ..errors import MediaError, UsageError
 from ..files import atomic_path
 from .animation import write_apng, write_gif, write_pictures, write_webp
 from .blocks import Source, kind_of
-from .colour import siting, to_array, turned
+from .colour import over_white, siting, to_array, turned
 from .document import check_document
 from .encode import encode
 from .formats import MAX_VIDEO_PIXELS, Encoding, check_encodable, check_rate, format_of, frame_order
@@ -200,12 +201,7 @@ def _upright_rgb(
     reformatter: VideoReformatter, frame: av.VideoFrame, size: tuple[int, int]
 ) -> UInt8[np.ndarray, "h w 3"]:
     pixels = to_array(reformatter, frame, size)
-    return turned(_over_white(pixels) if pixels.shape[2] == 4 else pixels, frame)
-
-
-def _over_white(pixels: UInt8[np.ndarray, "h w 4"]) -> UInt8[np.ndarray, "h w 3"]:
-    alpha = pixels[..., 3:].astype(np.float32) / 255
-    return (pixels[..., :3] * alpha + 255 * (1 - alpha)).round().astype(np.uint8)
+    return turned(over_white(Image.fromarray(pixels)) if pixels.shape[2] == 4 else pixels, frame)
 
 
 def _frames_per_second(stream: av.VideoStream, times: list[float], path: Path) -> float:

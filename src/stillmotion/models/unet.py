@@ -229,6 +229,19 @@ def set_forward_chunking(network: nn.Module, chunk_size: int | None, axis: int =
             module.chunk_size, module.chunk_axis = chunk_size, axis
 
 
+def set_forward_slices(network: nn.Module, slices: int | None) -> None:
+    """Bound the memory of every feed-forward by cutting its rows into `slices`; None undoes it.
+
+    Unlike `set_forward_chunking`, one number suits spatial and temporal blocks, and every level. The result does not
+    change. Raises UsageError below 1.
+    """
+    if slices is not None and slices < 1:
+        raise UsageError(f"the number of slices is {slices}; expected at least 1.")
+    for module in network.modules():
+        if isinstance(module, FeedForward):
+            module.slices = slices
+
+
 def _resnet(cfg: UNetConfig, in_channels: int, out_channels: int, eps: float) -> nn.Module:
     embedding_width = 4 * cfg.channels[0]
     if not cfg.is_temporal:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -20,9 +21,16 @@ from ..diffusion.sigmas import MAX_STEPS, Karras, Schedule, schedule
 from ..errors import UsageError
 from ..events import Progress, Watch, unwatched
 from ..models.autoencoder import Autoencoder, decode_in_chunks
+from ..models.prepared import Network, prepared
+from ..models.streaming import can_stream, decode_streamed
 from ..models.unet import UNet
 from ..placement import Stage
+from .preview import Preview, check_every, preview_of
 
+# Runs one stage of a video (encode, denoise, decode) by calling it, and returns what it made.
+Attempt = Callable[[str, Callable[[], Any]], Any]
+# Which branches of guidance go through the network.
+Rows = Literal["both", "image", "none"]
 MAX_FRAMES = 1024
 MAX_SIDE_PX = 8192
 
@@ -43,8 +51,11 @@ class VideoSettings:
     # Deviation of the noise on the conditioning image, in units of its [-1, 1] range.
     noise_aug: float = 0.02
     decoder: Literal["temporal", "image"] = "temporal"
-    # Frames decoded at once; None decodes all together, the only choice that cannot show seams.
+    # Frames that go through a layer of the decoder together; None leaves it to the memory plan, or takes all.
     chunk: int | None = None
+    # exact: the pixels of decoding all frames together, whatever the chunk. independent: each chunk for itself, as in
+    # the original and in diffusers, which shows where one ends.
+    chunked: Literal["exact", "independent"] = "exact"
 
     def __post_init__(self) -> None:
         _check("frames", self.frames, 1, MAX_FRAMES)
@@ -53,7 +64,12 @@ class VideoSettings:
         _check("motion", self.motion_bucket, 0, 10_000)
         _check("noise_aug", self.noise_aug, 0, 10)
         if self.chunk is not None:
-            _check("chunk", self.chunk, 1, MAX_FRAMES)
+            _check("chunk", self.chunk, 1, self.frames)
+
+
+def once(stage_name: str, run: Callable[[], Any]) -> Any:
+    """An Attempt that takes a failure as it comes."""
+    return run()
 
 
 def animate(
@@ -62,24 +78,52 @@ def animate(
     settings: VideoSettings,
     seeds: Sequence[int],
     watch: Watch = unwatched,
+    preview_every: int | None = None,
+    attempt: Attempt = once,
 ) -> Float[Tensor, "b t c h w"]:
     """One video of each image in [-1, 1], each with its own seed; frames in [-1, 1] on the CPU, in float32.
 
     Height and width are multiples of the autoencoder's downsampling. Each video is made alone, so that it is the
-    same in any batch. Raises UsageError for another size, or for a decoder that the model does not have.
+    same in any batch. With `preview_every`, the event of every so many steps, and of the last, carries a preview.
+    `attempt` runs each stage of a video, and may run it again. Raises UsageError for another size, or for a decoder
+    that the model does not have.
     """
     if len(images) != len(seeds):
         raise UsageError(f"{len(seeds)} seeds were given for {len(images)} images; expected one each.")
     check_size(images.shape[-1], images.shape[-2], stage.components.autoencoder.cfg.downsampling)
     _decoder(stage, settings)
+    if preview_every is not None:
+        check_every(preview_every)
     videos = []
     for image, seed in zip(images, seeds, strict=True):
-        generator = torch.Generator().manual_seed(seed)
-        with torch.inference_mode():
-            condition = make_condition(stage, image[None], settings, generator, watch)
-            latents = sample_latents(stage, condition, settings, generator, watch)
-            videos.append(decode(stage, latents, settings, watch).float().cpu().clamp(-1, 1))
+        videos.append(_animate_one(stage, image[None], settings, seed, watch, preview_every, attempt))
     return torch.cat(videos)
+
+
+def _animate_one(
+    stage: Stage,
+    image: Float[Tensor, "1 c h w"],
+    settings: VideoSettings,
+    seed: int,
+    watch: Watch,
+    preview_every: int | None,
+    attempt: Attempt,
+) -> Float[Tensor, "1 t c h w"]:
+    def encode() -> tuple[Condition, Preview | None, torch.Generator]:
+        generator = torch.Generator().manual_seed(seed)
+        condition = make_condition(stage, image, settings, generator, watch)
+        return condition, _preview(stage, image, condition, preview_every) if preview_every else None, generator
+
+    def denoise() -> Tensor:
+        return sample_latents(stage, condition, settings, generator.clone_state(), watch, preview)
+
+    def to_frames() -> Tensor:
+        return decode(stage, latents, settings, watch).float().cpu().clamp(-1, 1)
+
+    with torch.inference_mode():
+        condition, preview, generator = attempt("encode", encode)
+        latents = attempt("denoise", denoise)
+        return attempt("decode", to_frames)
 
 
 def make_condition(
@@ -109,8 +153,9 @@ def sample_latents(
     settings: VideoSettings,
     generator: torch.Generator,
     watch: Watch = unwatched,
+    preview: Preview | None = None,
 ) -> Float[Tensor, "1 t c h w"]:
-    """Denoise from pure noise to scaled latents, in float32."""
+    """Denoise from pure noise to scaled latents, in float32. What `preview` shows goes with the events of the steps."""
     height, width = condition.image_latents.shape[-2:]
     shape = (1, settings.frames, stage.components.unet.cfg.out_channels, height, width)
     levels = schedule(settings.sigmas, settings.steps)
@@ -120,13 +165,15 @@ def sample_latents(
         return torch.randn(shape, generator=generator).to(stage.device)
 
     def after_step(step: int, x: Tensor) -> Tensor:
-        watch(Progress("denoise", step + 1, steps))
+        watch(Progress("denoise", step + 1, steps, preview and preview.after(step + 1, steps)))
         return x
 
     start = draw_noise() * start_scale(levels)
     watch(Progress("denoise", 0, steps))
     with stage.use(stage.components.unet):
-        denoise = guided_denoiser(stage.components.unet, condition, scales(settings.guider, settings.frames))
+        scale, are_together = scales(settings.guider, settings.frames), stage.placement.savings.branches == "together"
+        denoise = guided_denoiser(stage.components.unet, condition, scale, are_together)
+        denoise = preview.remembering(denoise) if preview else denoise
         return samplers.sample(settings.sampler, denoise, start, levels, draw_noise, after_step)
 
 
@@ -137,26 +184,49 @@ def decode(
     components = stage.components
     scale = components.autoencoder.cfg.scaling_factor
     autoencoder = _decoder(stage, settings)
+    savings = stage.placement.savings
+    is_streamed = settings.chunked == "exact" and type(autoencoder) is Autoencoder and can_stream(autoencoder)
+    frames_at_once = (is_streamed and savings.decode_frames) or settings.chunk or latents.shape[1]
     with stage.use(autoencoder):
         unscaled = (latents / scale).to(stage.dtype_of(autoencoder))
-        return decode_in_chunks(autoencoder.decode, unscaled, settings.chunk or latents.shape[1], watch)
+        if not is_streamed:
+            return decode_in_chunks(autoencoder.decode, unscaled, frames_at_once, watch)
+        rows, park = savings.decode_rows, savings.park
+        return decode_streamed(autoencoder, unscaled, frames_at_once, rows_at_once=rows, park=park, watch=watch)
 
 
-def guided_denoiser(unet: UNet, condition: Condition, scale: Float[Tensor, " t"]) -> Denoise:
-    """The SVD denoiser of one condition: both branches in one batch, unconditional first, where guidance needs both."""
-    both = condition.both_branches()
+def guided_denoiser(
+    unet: UNet, condition: Condition, scale: Float[Tensor, " t"], are_branches_together: bool = True
+) -> Denoise:
+    """The SVD denoiser of one condition. Where guidance needs both branches, the unconditional one comes first.
 
-    def estimate(told: Condition, x: Tensor, sigma: Tensor) -> Tensor:
-        def network(scaled: Tensor, c_noise: Tensor) -> Tensor:
-            return unet(told.beside(scaled.to(told.context.dtype)), c_noise, told.context, told.numbers)
+    are_branches_together: both go through the network in one batch; otherwise in turn, in half of the memory.
+    """
 
-        return denoised(network, VWithEDMNoise(), x, sigma.to(x.device).expand(len(x)))
+    @functools.cache
+    def ready(rows: Rows) -> tuple[Condition, Network]:
+        told = {"both": condition.both_branches, "none": condition.unconditional, "image": lambda: condition}[rows]()
+        plain: Network = lambda x, c_noise: unet(x, c_noise, told.context, told.numbers)  # noqa: E731
+        return told, prepared(unet, told.context, told.numbers) or plain
 
-    def branches(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        base, towards = estimate(both, torch.cat([x, x]), sigma).chunk(2)
+    def estimate(rows: Rows, x: Tensor, sigma: Tensor) -> Tensor:
+        told, network = ready(rows)
+
+        def predict(scaled: Tensor, c_noise: Tensor) -> Tensor:
+            return network(told.beside(scaled.to(told.context.dtype)), c_noise)
+
+        return denoised(predict, VWithEDMNoise(), x, sigma.to(x.device).expand(len(x)))
+
+    def together(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        base, towards = estimate("both", torch.cat([x, x]), sigma).chunk(2)
         return towards, base
 
-    return guided(branches, lambda x, sigma: estimate(condition, x, sigma), scale)
+    def in_turn(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        base = estimate("none", x, sigma)
+        return estimate("image", x, sigma), base
+
+    branches = together if are_branches_together else in_turn
+    return guided(branches, lambda x, sigma: estimate("image", x, sigma), scale)
 
 
 def start_scale(levels: Float[Tensor, " n"]) -> Float[Tensor, ""]:
@@ -168,6 +238,11 @@ def check_size(width: int, height: int, unit: int) -> None:
     """Raise UsageError unless a frame of this size fills whole latents of `unit` pixels, and is no larger than 8192."""
     if width % unit or height % unit or not unit <= min(width, height) <= max(width, height) <= MAX_SIDE_PX:
         raise UsageError(f"size is {width}x{height}; expected multiples of {unit} pixels, at most {MAX_SIDE_PX}.")
+
+
+def _preview(stage: Stage, image: Float[Tensor, "1 3 h w"], condition: Condition, every: int) -> Preview:
+    scaled = condition.image_latents * stage.components.autoencoder.cfg.scaling_factor
+    return preview_of(image, scaled, every=every)
 
 
 def _decoder(stage: Stage, settings: VideoSettings) -> Autoencoder:

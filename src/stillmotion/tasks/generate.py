@@ -14,17 +14,19 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image
+from torch import nn
 
 from ..checkpoints.fingerprint import components_sha256
-from ..checkpoints.load import load
+from ..checkpoints.load import Loaded, load, load_network
 from ..errors import Cancelled, StillmotionError, UsageError
 from ..evaluation.freeze import is_frozen
 from ..events import Progress, Watch, unwatched
 from ..media.pixels import to_pixels, to_uint8
 from ..media.video import write_video
 from ..pipelines.image_to_video import animate, check_size
+from ..pipelines.memory import Ladder, MemoryPlan, Workload, is_out_of_memory
 from ..pipelines.plan import Cost, cost, expected_seconds, matrix_rate
-from ..placement import DTYPES, Stage, resolved_dtype
+from ..placement import DTYPES, Placement, Stage, resolved_dtype
 from ..recipe import (
     FramesRecord,
     ImageRecord,
@@ -35,7 +37,9 @@ from ..recipe import (
     read_recipe,
     versions,
 )
+from .memory import placement_for, prediction, workload
 from .outputs import is_file_name, names, publish
+from .preview import PreviewFile
 from .request import Picture, Request, Source, make_request
 from .settings import GenerateSettings
 
@@ -49,6 +53,7 @@ class Plan:
     height: int
     cost: Cost
     seconds: float
+    memory: MemoryPlan
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -78,22 +83,35 @@ class Studio:
         self._watch = watch
         self._stage: Stage | None = None
         self._tensors_sha256 = ""
+        # Plans found while running out of memory, so that no video runs into it again.
+        self._lowered: dict[Workload, Placement] = {}
+        # What a person should know of the last video's memory.
+        self.notes: tuple[str, ...] = ()
 
     def frames(self, request: Request, picture: Image.Image, seed: int, watch: Watch) -> UInt8[np.ndarray, "t h w 3"]:
         """The frames of one video. `request` may differ from the studio's own in all but model and placement."""
-        stage = self._ready()
         check_size(*picture.size, request.preset.autoencoder.downsampling)
+        load = workload(request, *picture.size)
+        placement = self._lowered.get(load) or placement_for(request, *picture.size)
         with _memory_explained(request, *picture.size):
-            return to_uint8(animate(stage, to_pixels([picture]), request.video, [seed], watch)[0])
+            stage = self._ready(placement)
+            ladder = Ladder(stage, load)
+            pixels = to_pixels([picture])
+            frames = animate(stage, pixels, request.video, [seed], watch, request.preview_every, ladder)[0]
+            if ladder.notes:
+                self._lowered[load] = stage.placement
+            self.notes = tuple(ladder.notes)
+            return to_uint8(frames)
 
     def recipe(self, request: Request, image: ImageRecord, frames: UInt8[np.ndarray, "t h w 3"], seed: int) -> Recipe:
         """The document of one video."""
-        self._ready()
-        placement = request.placement
+        assert self._stage is not None, "no video was made"
+        placement = self._stage.placement
         return Recipe(
             model=model_record(request.model, self._tensors_sha256),
             image=image,
             fit=request.fit,
+            fitting=request.fitting,
             video=request.video,
             seed=seed,
             play_fps=request.play_fps,
@@ -103,6 +121,7 @@ class Studio:
                 dtype=resolved_dtype(placement),
                 offload=placement.offload,
                 threads=torch.get_num_threads(),
+                savings=placement.savings,
             ),
             versions=versions(),
             frames=FramesRecord(
@@ -110,27 +129,44 @@ class Studio:
             ),
         )
 
-    def _ready(self) -> Stage:
-        if self._stage is None:
-            request, settings = self._request, self._request.settings
-            with_image_decoder = request.video.decoder != request.preset.autoencoder.decoder
-            open_model = functools.partial(
-                load,
-                request.model,
-                variant=settings.variant,
-                config=settings.config,
-                with_image_decoder=with_image_decoder,
-            )
-            # As stored, which is what `inspect --hash` shows; mapped, so that nothing is held twice.
-            self._tensors_sha256 = components_sha256(open_model().components, with_image_decoder)
-            loaded = open_model(
-                dtype=DTYPES[request.placement.dtype],
-                # Stage decides whether it may run in float16; until then its weights keep their precision.
-                autoencoder_dtype=torch.float32 if request.placement.dtype == "float16" else None,
-                watch=self._watch,
-            )
-            self._stage = Stage(loaded.components, request.placement)
+    def _ready(self, placement: Placement) -> Stage:
+        """The stage, its model read, under this placement."""
+        if self._stage is not None:
+            if self._stage.placement != placement:
+                self._stage.adopt(placement)
+            return self._stage
+        fetch = functools.partial(_fetch, self._request, self._watch) if placement.device == "cpu" else None
+        self._stage = Stage(self._read(placement).components, placement, fetch)
         return self._stage
+
+    def _read(self, placement: Placement) -> Loaded:
+        request, settings = self._request, self._request.settings
+        with_image_decoder = request.video.decoder != request.preset.autoencoder.decoder
+        open_model = functools.partial(
+            load,
+            request.model,
+            variant=settings.variant,
+            config=settings.config,
+            with_image_decoder=with_image_decoder,
+        )
+        # As stored, which is what `inspect --hash` shows; mapped, so that nothing is held twice.
+        as_stored = open_model()
+        self._tensors_sha256 = components_sha256(as_stored.components, with_image_decoder)
+        if placement.device == "cpu" and placement.offload != "none":
+            return as_stored
+        del as_stored
+        return open_model(
+            dtype=DTYPES[request.placement.dtype],
+            # Stage decides whether it may run in float16; until then its weights keep their precision.
+            autoencoder_dtype=torch.float32 if request.placement.dtype == "float16" else None,
+            watch=self._watch,
+        )
+
+
+def _fetch(request: Request, watch: Watch, name: str) -> nn.Module:
+    """One network of the request's model, read anew."""
+    settings, dtype = request.settings, DTYPES[request.placement.dtype]
+    return load_network(request.model, name, dtype=dtype, variant=settings.variant, config=settings.config, watch=watch)
 
 
 def plan(settings: GenerateSettings) -> Plan:
@@ -142,7 +178,7 @@ def plan(settings: GenerateSettings) -> Plan:
         width, height = request.size
     counted = cost(request.preset, request.video, width, height, request.placement.dtype)
     seconds = len(request.seeds) * expected_seconds(counted, matrix_rate(request.placement))
-    return Plan(request, width, height, counted, seconds)
+    return Plan(request, width, height, counted, seconds, prediction(request, width, height))
 
 
 def generate(settings: GenerateSettings, watch: Watch = unwatched, recipe: Recipe | None = None) -> Iterator[Made]:
@@ -154,12 +190,23 @@ def generate(settings: GenerateSettings, watch: Watch = unwatched, recipe: Recip
     before any weights are read.
     """
     request = make_request(settings, recipe)
-    clock = _StageClock(watch)
+    if request.size is not None:
+        placement_for(request, *request.size)  # refuses a budget that is too small before anything is read
+    preview = _preview_file(request, watch)
+    clock = _StageClock(preview or watch)
     studio = Studio(request, clock)
     each = itertools.product(request.sources, range(request.settings.count))
     for (source, _), seed in zip(each, request.seeds, strict=True):
-        yield _make(request, studio, source, seed, clock)
+        made = _make(request, studio, source, seed, clock)
+        yield made if preview is None else dataclasses.replace(made, notes=(*made.notes, *preview.notes))
         clock.seconds = {}
+
+
+def _preview_file(request: Request, watch: Watch) -> PreviewFile | None:
+    settings = request.settings
+    if settings.preview is None:
+        return None
+    return PreviewFile(settings.preview, request.play_fps, watch, is_sparing=settings.preview_every is None)
 
 
 def _make(request: Request, studio: Studio, source: Source, seed: int, clock: _StageClock) -> Made:
@@ -195,7 +242,7 @@ def _make_new(
     clock(Progress("write", 0, 1))
     path, written = _write(request, frames, recipe, source, first_seed)
     clock(Progress("write", 1, 1))
-    notes = (*request.advice(picture), *retried, *written)
+    notes = (*request.advice(picture), *retried, *studio.notes, *written)
     return Made(source.image, seed, path, picture.fitted, clock.seconds, notes=notes, recipe=recipe)
 
 
@@ -293,9 +340,9 @@ def _memory_explained(request: Request, width: int, height: int) -> Iterator[Non
         yield
     except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
         # The CPU's allocator raises a plain RuntimeError.
-        if type(error) is RuntimeError and "memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
         raise StillmotionError(
             f"memory ran out at {request.video.frames} frames of {width}x{height}; "
-            "try a smaller --size, fewer --frames, a --chunk of a few frames, or --offload."
+            "try a smaller --size, fewer --frames, or --memory with what there is."
         ) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from ..media.images import save_png
 from ..media.mosaic import mosaic
 from ..media.sheet import contact_sheet
 from ..media.video import write_video
+from ..recipe import AxisRecord, GridRecipe, pixels_sha256
 from .generate import Studio
 from .outputs import OUTPUTS, is_file_name, names, publish
 from .request import Request, make_request
@@ -25,7 +27,8 @@ from .settings import GenerateSettings, read_change
 
 MAX_CELLS = 400
 # What an axis may not change: where things are, and how they are written and told.
-FIXED = ("recipe", "output", "count", "avoid_still", "resume", "force", "private", "dry_run", "json")
+FIXED = ("recipe", "output", "count", "avoid_still", "resume", "force", "private", "preview", "preview_every")
+FIXED += ("dry_run", "json")
 FIXED_FORMAT = ("format", "codec", "quality", "loop", "ping_pong", "play_fps")
 
 
@@ -93,8 +96,9 @@ def grid(settings: GridSettings, watch: Watch = unwatched) -> Grid:
     for number, request in enumerate(requests):
         watch(Progress("cells", number, len(requests)))
         clips.append(_frames(studio, request, watch))
+    recipe = _recipe(studio, first, across, down, clips)
     labels = across.labels(), down.labels() if settings.down is not None else ()
-    path, notes = _write(settings, first, mosaic(clips, *labels))
+    path, notes = _write(settings, first, mosaic(clips, *labels), recipe.to_json())
     if settings.sheet is not None:
         named = [", ".join(f"{name} {value}" for name, value in cell.items()) for cell in cells]
         save_png(contact_sheet(clips, columns=7, labels=named), settings.sheet)
@@ -158,13 +162,24 @@ def _frames(studio: Studio, request: Request, watch: Watch) -> UInt8[np.ndarray,
     return studio.frames(request, request.picture(request.sources[0]).image, request.seed, watch)
 
 
+def _recipe(studio: Studio, first: Request, across: Axis, down: Axis, clips: Sequence[np.ndarray]) -> GridRecipe:
+    source = first.sources[0]
+    image = first.record(source, first.picture(source))
+    return GridRecipe(
+        across=AxisRecord(name=across.name, values=across.values),
+        down=AxisRecord(name=down.name, values=down.values) if down.name else None,
+        base=studio.recipe(first, image, clips[0], first.seed),
+        cells=tuple(pixels_sha256(clip) for clip in clips),
+    )
+
+
 def _write(
-    settings: GridSettings, request: Request, frames: UInt8[np.ndarray, "t h w 3"]
+    settings: GridSettings, request: Request, frames: UInt8[np.ndarray, "t h w 3"], document: str
 ) -> tuple[Path, tuple[str, ...]]:
     encoding: Encoding = request.encoding
 
     def write(target: Path) -> tuple[str, ...]:
-        return write_video(target, frames, request.play_fps, encoding)
+        return write_video(target, frames, request.play_fps, encoding, document)
 
     output = settings.output or OUTPUTS
     if is_file_name(output):

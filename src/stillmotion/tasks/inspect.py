@@ -20,7 +20,7 @@ from ..events import Progress, Watch, unwatched
 from ..media.document import SIDECAR, read_document
 from ..media.probe import ImageFacts, VideoFacts, media_kind, probe, probe_image
 from ..presets import PRESETS
-from ..recipe import parse_recipe
+from ..recipe import parse_any_recipe
 
 MODEL_SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
 LONG_TEXT = 2000  # characters of one value; a longer one is an image in base64, and shown as its size
@@ -162,7 +162,7 @@ def _recipe(path: Path) -> RecipeFacts | None:
     if document is None:
         return None
     try:
-        parse_recipe(document, str(path))
+        parse_any_recipe(document, str(path))
         problem = None
     except StillmotionError as error:
         problem = str(error)

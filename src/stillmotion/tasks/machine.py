@@ -23,6 +23,7 @@ PACKAGES = (
     *("jaxtyping", "pydantic", "pyyaml", "typer", "rich", "tqdm", "opencv-python-headless", "pillow-heif"),
 )
 OPENCV = ("opencv-python-headless", "opencv-python", "opencv-contrib-python")
+CGROUP_USE = {"memory.max": "memory.current", "memory.limit_in_bytes": "memory.usage_in_bytes"}
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
@@ -102,6 +103,21 @@ def accelerators() -> tuple[Accelerator, ...]:
     return tuple(found)
 
 
+def free_bytes(device: torch.device) -> int:
+    """Free memory of a device, or of the machine where the device shares it."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return _memory()[1]
+
+
+def held_bytes() -> int:
+    """Main memory that this process holds now, such as Python and its libraries; 0 where the system does not say."""
+    for line in _lines(Path("/proc/self/status")):
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
 def read_versions() -> dict[str, str | None]:
     """The versions of Python, of the packages that matter and of FFmpeg's libraries; None for what is missing."""
     found: dict[str, str | None] = {"python": platform.python_version()}
@@ -150,7 +166,8 @@ def _memory() -> tuple[int, int]:
     for name in CGROUP_LIMITS:
         limit = next(iter(_lines(Path(name))), "")
         if limit.isdecimal():
-            total, free = min(total, int(limit)), min(free, int(limit))
+            used = next(iter(_lines(Path(name).with_name(CGROUP_USE[Path(name).name]))), "0")
+            total, free = min(total, int(limit)), min(free, max(0, int(limit) - int(used)))
     return total, free
 
 

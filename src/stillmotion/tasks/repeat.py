@@ -14,13 +14,14 @@ from pydantic import Field
 
 from ..config import checked, config, parse
 from ..events import Watch, unwatched
-from ..recipe import Recipe, read_recipe, versions
+from ..placement import Savings
+from ..recipe import PlanRecord, Recipe, read_recipe, versions
 from .generate import Made, generate
 from .outputs import OUTPUTS, is_file_name, names
 from .settings import GenerateSettings, read_change
 
 # What --set may not change: they say where things are and how they are told, not how the video is made.
-FIXED = ("recipe", "output", "count", "resume", "force", "dry_run", "json")
+FIXED = ("recipe", "output", "count", "resume", "force", "preview", "preview_every", "dry_run", "json")
 
 
 @config
@@ -67,14 +68,22 @@ class Repeated:
         if made.image.sha256 != self.source.image.sha256:
             found.append("another image")
         before, after = self.source.plan, made.plan
-        for field in dataclasses.fields(before):
-            old, new = getattr(before, field.name), getattr(after, field.name)
-            if old != new:
-                found.append(f"{field.name} {new} instead of {old}")
+        for old, new in ((before, after), (before.savings, after.savings)):
+            found += _changes(old, new)
         for name, version in versions().items():
             if self.source.versions.get(name) != version:
                 found.append(f"{name} {version} instead of {self.source.versions.get(name, 'an unknown one')}")
         return tuple(found)
+
+
+def _changes(old: PlanRecord | Savings, new: PlanRecord | Savings) -> list[str]:
+    """A phrase for each plain field that differs."""
+    pairs = [(field.name, getattr(old, field.name), getattr(new, field.name)) for field in dataclasses.fields(old)]
+    return [
+        f"{name} {after} instead of {before}"
+        for name, before, after in pairs
+        if before != after and not isinstance(before, Savings)
+    ]
 
 
 def repeat(settings: RepeatSettings, watch: Watch = unwatched) -> Repeated:
@@ -101,6 +110,7 @@ def _wanted(settings: RepeatSettings, recipe: Recipe) -> GenerateSettings:
         "device": plan.device,
         "dtype": plan.dtype,
         "offload": plan.offload,
+        "memory": "recipe",
         "force": settings.force,
     }
     changes = dict(read_change(text, "--set", FIXED) for text in settings.set)

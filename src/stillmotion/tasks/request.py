@@ -10,15 +10,16 @@ from PIL import Image
 from ..checkpoints.load import shape_of
 from ..config import checked
 from ..errors import UsageError
-from ..files import explained
+from ..files import check_writable, explained
 from ..media.fitting import Fit, fit, is_trained, nearest_trained_size
 from ..media.formats import Encoding, check_encodable
 from ..media.images import find_images, upright_size
 from ..media.still import read_picture
+from ..media.strip import check_strip
 from ..pipelines.image_to_video import VideoSettings, check_size
 from ..placement import Placement, resolve
 from ..presets import PRESETS, Preset
-from ..recipe import ImageRecord, Recipe, image_record, picture_of, read_recipe
+from ..recipe import FittingRecord, ImageRecord, Recipe, image_record, picture_of, read_recipe
 from .outputs import OUTPUTS, check_output, is_file_name
 from .settings import GenerateSettings, encoding_of, given, video_settings
 
@@ -71,6 +72,21 @@ class Request:
         """One seed a video, in the order in which they are made."""
         return range(self.seed, self.seed + len(self.sources) * self.settings.count)
 
+    @property
+    def fitting(self) -> FittingRecord:
+        """How an image is fitted, beside `fit`; empty places take the recipe's."""
+        settings, base = self.settings, self.recipe.fitting if self.recipe else FittingRecord()
+        return FittingRecord(
+            focus=given(settings.focus, base.focus),
+            pad_colour=given(settings.pad_colour, base.pad_colour),
+            background=given(settings.background, base.background),
+        )
+
+    @property
+    def preview_every(self) -> int | None:
+        """Steps from one preview to the next; None for no previews."""
+        return self.settings.preview_every or (None if self.settings.preview is None else 1)
+
     def output(self) -> Path:
         """Where the videos go."""
         return self.settings.output or OUTPUTS
@@ -81,13 +97,11 @@ class Request:
 
     def picture(self, source: Source) -> Picture:
         """Read and fit one image. Raises MediaError, UsageError."""
-        settings = self.settings
         whole = self._from_recipe() if source.path is None else self._read(source.path)
         size = self.size_of(whole.width, whole.height)
-        colour = settings.pad_colour
-        image = whole
+        image, how = whole, self.fitting
         if size != whole.size or source.path is not None:
-            image = fit(whole, *size, self.fit, focus=settings.focus or (0.5, 0.5), pad_colour=colour)
+            image = fit(whole, *size, self.fit, focus=how.focus, pad_colour=how.pad_colour)
         # A large photograph is decoded no larger than it is needed; what is said is the file's own size.
         width, height = (source.path and upright_size(source.path)) or whole.size
         return Picture(image, (width, height), f"{width}x{height} {FITTED[self.fit]} to {size[0]}x{size[1]}")
@@ -109,8 +123,7 @@ class Request:
         return ()
 
     def _read(self, path: Path) -> Image.Image:
-        settings = self.settings
-        return read_picture(path, settings.at, at_least=self.size, background=settings.background)
+        return read_picture(path, self.settings.at, at_least=self.size, background=self.fitting.background)
 
     def _from_recipe(self) -> Image.Image:
         assert self.recipe is not None
@@ -136,11 +149,14 @@ def make_request(settings: GenerateSettings, recipe: Recipe | None = None) -> Re
     with explained(settings.output or OUTPUTS):
         may_exist = settings.force or settings.resume
         check_output(settings.output, encoding, len(sources) * settings.count, may_exist)
+    _check_preview(settings)
     model = settings.model or _model_of(recipe)
     preset = shape_of(model, settings.config)
     video = video_settings(settings, preset, recipe and recipe.video)
     size = _size(settings, recipe, preset)
     play_fps = given(settings.play_fps, recipe.play_fps if recipe and settings.fps is None else video.fps)
+    if settings.memory == "recipe" and recipe is None:
+        raise UsageError("memory is recipe, and there is no recipe; expected a size such as 8GB, or auto.")
     if size is not None:
         check_size(*size, preset.autoencoder.downsampling)
         check_encodable(_file_of(settings), *size, video.frames, play_fps, encoding)
@@ -188,6 +204,15 @@ def _size(settings: GenerateSettings, recipe: Recipe | None, preset: Preset) -> 
     if recipe is not None:
         return recipe.frames.width, recipe.frames.height
     return preset.defaults.width, preset.defaults.height
+
+
+def _check_preview(settings: GenerateSettings) -> None:
+    if settings.preview is None:
+        return
+    if settings.output is not None and settings.preview.absolute() == settings.output.absolute():
+        raise UsageError(f"preview and output are both {settings.preview}; expected two names.")
+    check_strip(settings.preview, settings.force)
+    check_writable(settings.preview.parent)
 
 
 def _file_of(settings: GenerateSettings) -> Path | None:

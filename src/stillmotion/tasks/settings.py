@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -50,7 +51,26 @@ def _schedule(value: Any) -> Any:
     return _kind(value)
 
 
+UNITS = {
+    "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40
+}  # fmt: skip
+
+
+def _memory(value: Any) -> Any:
+    """Read `7.5GB` as bytes; a unit is needed, since 8 alone could be anything."""
+    if not isinstance(value, str) or value in ("auto", "recipe"):
+        return value
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?) ?([a-zA-Z]+)", value.strip(), re.ASCII)
+    unit = next((size for name, size in UNITS.items() if match and name.lower() == match[2].lower()), None)
+    if match is None or unit is None:
+        raise UsageError(f"got {value!r}; expected a size such as 8GB, 900MB or 7.5GiB, auto, or recipe.")
+    return int(float(match[1]) * unit)
+
+
 T = TypeVar("T")
+Memory = Annotated[
+    Annotated[int, Field(ge=1, strict=True)] | Literal["auto", "recipe"] | None, BeforeValidator(_memory)
+]
 Size = Annotated[tuple[int, int] | Literal["auto"], BeforeValidator(_size)]
 GuidanceRange = Annotated[tuple[float, float], BeforeValidator(lambda value: _numbers(value, ":", float))]
 Point = Annotated[tuple[float, float], BeforeValidator(lambda value: _numbers(value, ",", float))]
@@ -98,7 +118,7 @@ class GenerateSettings:
     pad_colour: Annotated[
         str | None, Field(description="Pad with this colour (a name or #rrggbb) instead of a blurred copy.")
     ] = None
-    background: Annotated[str, Field(description="The colour behind transparent parts.")] = "white"
+    background: Annotated[str | None, Field(description="The colour behind transparency, by default white.")] = None
     at: Annotated[
         float | None, Field(description="Take the frame at this second of a video.", ge=0, allow_inf_nan=False)
     ] = None
@@ -131,11 +151,22 @@ class GenerateSettings:
         Literal["temporal", "image"] | None, Field(description="Decode across frames, or each frame alone.")
     ] = None
     chunk: Annotated[
-        int | None, Field(description="Frames decoded at once; fewer need less memory and change the pixels.")
+        int | None, Field(description="Frames decoded at once; fewer need less memory and give the same pixels.")
+    ] = None
+    chunked: Annotated[
+        Literal["exact", "independent"] | None,
+        Field(description="Decode as if all frames were together (exact), or each chunk for itself as others do."),
     ] = None
     dtype: Annotated[DType, Field(description="Precision of the networks.")] = "auto"
     device: Annotated[str, Field(description="auto, cpu, cuda, cuda:1, mps.")] = "auto"
     offload: Annotated[Offload, Field(description="What waits in main memory while it is not needed.")] = "none"
+    memory: Annotated[
+        Memory,
+        Field(
+            title="SIZE|auto",
+            description="Stay within 8GB, 900MB, ... or what is free (auto), or run as the recipe says (recipe).",
+        ),
+    ] = None
     play_fps: Annotated[
         float | None,
         Field(description="How fast the file plays; by default at the true rate.", gt=0, le=1000, allow_inf_nan=False),
@@ -156,6 +187,14 @@ class GenerateSettings:
     resume: Annotated[bool, Field(description="Skip videos that an earlier run made of the same request.")] = False
     force: Annotated[bool, Field(description="Replace the output file if it exists.")] = False
     private: Annotated[bool, Field(description="Leave the image out of the recipe; repeating then needs it.")] = False
+    preview: Annotated[
+        Path | None,
+        Field(title="FILE", description="Show in this .gif, .webp or .png how the video comes along."),
+    ] = None
+    preview_every: Annotated[
+        int | None,
+        Field(description="Steps from one preview to the next; by default as often as costs 1 % of the time.", ge=1),
+    ] = None
     dry_run: Annotated[bool, Field(description="Print the plan and the expected time, and stop.")] = False
     json: Annotated[bool, Field(description="Print one JSON object a video instead of text.")] = False
 
@@ -174,6 +213,7 @@ def video_settings(settings: GenerateSettings, preset: Preset, base: VideoSettin
         noise_aug=given(settings.noise_aug, base.noise_aug),
         decoder=given(settings.decoder, base.decoder),
         chunk=given(settings.chunk, base.chunk),
+        chunked=given(settings.chunked, base.chunked),
     )
 
 

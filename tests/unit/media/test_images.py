@@ -18,18 +18,6 @@ from stillmotion.errors import MediaError, StillmotionError, UsageError
 from stillmotion.media import download, images
 
 HEIGHT, WIDTH = 6, 4
-ORIENTATION = 0x0112
-# How the stored pixels become upright ones, from the EXIF 2.32 table of which edge is row 0 and column 0.
-UPRIGHT = {
-    1: lambda a: a,
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.swapaxes(0, 1),
-    6: lambda a: a[::-1].swapaxes(0, 1),
-    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
-    8: lambda a: a.swapaxes(0, 1)[::-1],
-}
 
 
 def _colours() -> np.ndarray:
@@ -80,26 +68,20 @@ def _of_mode(mode: str) -> tuple[Image.Image, np.ndarray]:
     }[mode]()
 
 
-def _with_orientation(orientation: int) -> Image.Exif:
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    return exif
-
-
 FILES = {"RGB": "png", "RGBA": "png", "L": "png", "LA": "png", "P": "png", "1": "png"}
 FILES |= {"I;16": "png", "I": "tiff", "F": "tiff", "CMYK": "tiff"}
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("mode", FILES)
-def test_every_mode_and_orientation_gives_the_pixels_worked_out_by_hand(tmp_path, mode, orientation):
+def test_every_mode_and_orientation_gives_the_pixels_worked_out_by_hand(tmp_path, mode, orientation, oriented, upright):
     image, expected = _of_mode(mode)
     assert image.mode == mode
     path = tmp_path / f"image.{FILES[mode]}"
-    image.save(path, exif=_with_orientation(orientation))
+    image.save(path, exif=oriented(orientation))
     read = images.read_image(path)
     assert read.mode == "RGB"
-    wanted = UPRIGHT[orientation](expected).astype(int)
+    wanted = upright[orientation](expected).astype(int)
     assert np.asarray(read).shape == wanted.shape
     np.testing.assert_allclose(np.asarray(read).astype(int), wanted, atol=1)
 
@@ -154,18 +136,18 @@ def test_upright_rgb_leaves_its_argument_alone_and_returns_another_image():
 
 
 @pytest.mark.parametrize(("orientation", "size"), [(1, (160, 100)), (6, (100, 160))])
-def test_draft_mode_is_no_smaller_than_asked_for(tmp_path, orientation, size):
+def test_draft_mode_is_no_smaller_than_asked_for(tmp_path, orientation, size, oriented):
     noise = np.random.default_rng(0).integers(0, 256, (800, 1280, 3)).astype(np.uint8)
     path = tmp_path / "a.jpg"
-    Image.fromarray(noise).save(path, exif=_with_orientation(orientation))
+    Image.fromarray(noise).save(path, exif=oriented(orientation))
     assert images.read_image(path, at_least=size).size == size
     larger = images.read_image(path, at_least=(size[0] + 1, size[1])).size
     assert larger == (2 * size[0], 2 * size[1])
 
 
-def test_the_first_picture_of_an_mpo_is_read(tmp_path):
+def test_the_first_picture_of_an_mpo_is_read(tmp_path, oriented):
     first, second = Image.new("RGB", (32, 16), "red"), Image.new("RGB", (32, 16), "blue")
-    first.save(tmp_path / "a.mpo", save_all=True, append_images=[second], exif=_with_orientation(6))
+    first.save(tmp_path / "a.mpo", save_all=True, append_images=[second], exif=oriented(6))
     read = images.read_image(tmp_path / "a.mpo")
     assert read.size == (16, 32)
     assert read.getpixel((8, 16))[0] > 240
@@ -324,11 +306,11 @@ def test_an_mp4_brand_tells_heic_from_avif_and_the_missing_package_is_named(tmp_
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_heic_is_turned_by_its_container_alone(tmp_path, orientation):
+def test_heic_is_turned_by_its_container_alone(tmp_path, orientation, oriented):
     heif = pytest.importorskip("pillow_heif", reason="needs stillmotion[heic]")
     image = Image.new("RGB", (64, 32), "red")
     image.paste("blue", (32, 0, 64, 32))
-    image.info["exif"] = _with_orientation(orientation).tobytes()
+    image.info["exif"] = oriented(orientation).tobytes()
     heif.from_pillow(image).save(tmp_path / "a.png", quality=-1)
     read = images.read_image(tmp_path / "a.png")
     # For 6, pillow-heif turns the pixels as it writes them, and has the container turn them again: by 180 degrees.

@@ -16,18 +16,6 @@ from stillmotion.errors import UsageError
 from stillmotion.media import images
 
 HEIGHT, WIDTH = 6, 4
-ORIENTATION = 0x0112
-# How the stored pixels become upright ones, from the EXIF 2.32 table of which edge is row 0 and column 0.
-UPRIGHT = {
-    1: lambda a: a,
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.swapaxes(0, 1),
-    6: lambda a: a[::-1].swapaxes(0, 1),
-    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
-    8: lambda a: a.swapaxes(0, 1)[::-1],
-}
 FILES = {"RGB": "png", "RGBA": "png", "L": "png", "LA": "png", "P": "png", "1": "png", "I;16": "png", "CMYK": "tiff"}
 # Columns are the primaries in XYZ, adapted to D50 after Bradford, as profiles store them.
 SRGB = np.array([[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.71410]])
@@ -146,22 +134,16 @@ def _case(mode: str, with_profile: bool, background: tuple[int, int, int]) -> tu
     }[mode]()
 
 
-def _with_orientation(orientation: int) -> Image.Exif:
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    return exif
-
-
 @pytest.mark.parametrize("with_profile", [False, True])
 @pytest.mark.parametrize("mode", FILES)
-def test_every_mode_and_orientation_with_and_without_a_profile(tmp_path, mode, with_profile):
+def test_every_mode_and_orientation_with_and_without_a_profile(tmp_path, mode, with_profile, oriented, upright):
     background = (255, 255, 255) if mode == "LA" else (200, 30, 90)
     image, expected = _case(mode, with_profile, background)
     assert image.mode == mode
-    for orientation, turn in UPRIGHT.items():
+    for orientation, turn in upright.items():
         path = tmp_path / f"{orientation}.{FILES[mode]}"
         options = {"icc_profile": _profile_for(mode)} if with_profile else {}
-        image.save(path, exif=_with_orientation(orientation), **options)
+        image.save(path, exif=oriented(orientation), **options)
         read = images.read_image(path, background=f"rgb{background}")
         assert read.mode == "RGB"
         wanted = turn(expected)
@@ -175,10 +157,10 @@ def test_a_profile_that_was_used_changes_the_pixels(mode):
     assert np.abs(plain - used).max() > 8  # else the test above could not tell
 
 
-def test_bands_and_turns_of_a_large_image_leave_no_seam(tmp_path, monkeypatch):
+def test_bands_and_turns_of_a_large_image_leave_no_seam(tmp_path, monkeypatch, oriented):
     image, _ = _case("RGBA", True, (0, 0, 0))
     image = image.resize((70, 190), Image.Resampling.BICUBIC)
-    image.save(tmp_path / "a.png", icc_profile=_profile_for("RGBA"), exif=_with_orientation(8))
+    image.save(tmp_path / "a.png", icc_profile=_profile_for("RGBA"), exif=oriented(8))
     whole = np.asarray(images.read_image(tmp_path / "a.png", background="teal"))
     for pixels in (1, 70, 1000, 5000):
         monkeypatch.setattr(images, "BAND_PIXELS", pixels)
@@ -186,10 +168,10 @@ def test_bands_and_turns_of_a_large_image_leave_no_seam(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_what_cannot_be_drafted_is_averaged_to_a_whole_fraction(tmp_path, monkeypatch, orientation):
+def test_what_cannot_be_drafted_is_averaged_to_a_whole_fraction(tmp_path, monkeypatch, orientation, oriented):
     image, _ = _case("RGBA", False, (0, 0, 0))
     image = image.resize((210, 170), Image.Resampling.NEAREST)
-    image.save(tmp_path / "a.png", exif=_with_orientation(orientation))
+    image.save(tmp_path / "a.png", exif=oriented(orientation))
     whole = np.asarray(images.read_image(tmp_path / "a.png")).astype(float)
     wanted = (20, 17) if orientation == 1 else (17, 20)
     assert images.read_image(tmp_path / "a.png", at_least=wanted).size == whole.shape[1::-1]

@@ -87,7 +87,7 @@ def test_the_events_of_a_generation(stage: Stage) -> None:
     events: list[Progress] = []
     animate(stage, images(), VideoSettings(frames=3, steps=2, chunk=2), [1], events.append)
     expected = [("encode", 0, 2), ("encode", 1, 2), ("encode", 2, 2)]
-    expected += [("denoise", i, 2) for i in range(3)] + [("decode", i, 3) for i in (0, 2, 3)]
+    expected += [("denoise", i, 2) for i in range(3)] + [("decode", i, 3) for i in range(4)]
     assert [(e.stage, e.done, e.total) for e in events] == expected
 
 
@@ -96,7 +96,7 @@ def test_the_events_of_a_generation(stage: Stage) -> None:
     [
         ("frames", 0), ("frames", 1025), ("steps", 0), ("steps", 1001), ("fps", 0.0), ("fps", math.nan),
         ("fps", math.inf), ("motion_bucket", -1.0), ("motion_bucket", math.nan), ("noise_aug", -0.1),
-        ("noise_aug", math.nan), ("chunk", 0),
+        ("noise_aug", math.nan), ("chunk", 0), ("chunk", 15),
     ],
 )  # fmt: skip
 def test_a_setting_outside_its_range_is_named(key: str, value: Any) -> None:
@@ -166,7 +166,11 @@ def test_decoders_and_chunks_differ_where_they_must(stage: Stage) -> None:
     whole = decode(stage, latents, VideoSettings(frames=3))
     torch.testing.assert_close(whole, stage.components.autoencoder.decode(latents / 0.18215))
     assert torch.equal(whole, decode(stage, latents, VideoSettings(frames=3, chunk=3)))
-    assert not torch.allclose(whole, decode(stage, latents, VideoSettings(frames=3, chunk=2)), atol=1e-3)
+    for chunk in (1, 2):
+        assert torch.equal(whole, decode(stage, latents, VideoSettings(frames=3, chunk=chunk)))
+    independent = decode(stage, latents, VideoSettings(frames=3, chunk=2, chunked="independent"))
+    assert not torch.allclose(whole, independent, atol=1e-3)
+    torch.testing.assert_close(independent[:, :2], stage.components.autoencoder.decode(latents[:, :2] / 0.18215))
     assert stage.components.image_decoder is not None
     by_frame = decode(stage, latents, VideoSettings(frames=3, decoder="image"))
     torch.testing.assert_close(by_frame, stage.components.image_decoder.decode(latents / 0.18215))

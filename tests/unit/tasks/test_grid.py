@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stillmotion.errors import UsageError
+from stillmotion.errors import ConfigError, UsageError
+from stillmotion.media.document import read_document
 from stillmotion.media.mosaic import mosaic
 from stillmotion.media.video import read_video
+from stillmotion.recipe import AxisRecord, GridRecipe, Recipe, parse_any_recipe
 from stillmotion.tasks.generate import generate
 from stillmotion.tasks.grid import GridSettings, grid, read_axis
+from stillmotion.tasks.inspect import InspectSettings, inspect
+from stillmotion.tasks.repeat import RepeatSettings, repeat
 from stillmotion.tasks.settings import GenerateSettings
 
 QUICK = ("steps=1", "frames=2", "size=64x64", "dtype=float32")
@@ -54,6 +58,31 @@ def test_every_cell_is_the_video_that_generate_makes(image: Path, tmp_path: Path
     assert _holds(whole, alone)
     with Image.open(tmp_path / "grid.png") as sheet:
         assert sheet.width > 128
+
+
+def test_the_mosaic_says_how_it_was_made(image: Path, tmp_path: Path) -> None:
+    asked = GridSettings(image=str(image), across="motion=0,255", set=QUICK, output=tmp_path / "grid.webp")
+    made = grid(asked)
+    document = read_document(made.path)
+    assert document is not None
+    recipe = parse_any_recipe(document)
+    assert isinstance(recipe, GridRecipe) and parse_any_recipe(recipe.to_json()) == recipe
+    assert (recipe.across, recipe.down) == (AxisRecord(name="motion", values=("0", "255")), None)
+    assert recipe.base.video.motion_bucket == 0 and recipe.base.frames.sha256 == recipe.cells[0]
+    assert len(set(recipe.cells)) == 2
+    again = repeat(
+        RepeatSettings(file=_saved(recipe.base, tmp_path), output=tmp_path / "cell.mkv", set=("motion=255",))
+    )
+    assert again.made.recipe is not None and again.made.recipe.frames.sha256 == recipe.cells[1]
+    found = inspect(InspectSettings(source=str(made.path))).recipe
+    assert found is not None and found.problem is None and found.values["across"]["name"] == "motion"
+    with pytest.raises(ConfigError, match="'stillmotion/grid' in version 1; expected 'stillmotion/recipe'"):
+        repeat(RepeatSettings(file=made.path, output=tmp_path / "no.mkv"))
+
+
+def _saved(recipe: Recipe, folder: Path) -> Path:
+    (folder / "base.json").write_text(recipe.to_json())
+    return folder / "base.json"
 
 
 def _holds(whole: np.ndarray, part: np.ndarray) -> bool:

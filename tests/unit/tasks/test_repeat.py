@@ -80,6 +80,22 @@ def test_a_private_recipe_asks_for_the_image(image: Path, tmp_path: Path) -> Non
     assert again.is_identical
 
 
+@pytest.mark.parametrize(
+    "given", [{"focus": (0.1, 0.9)}, {"fit": "pad", "pad_colour": "#204060"}, {"background": "teal"}], ids=str
+)
+def test_a_private_recipe_knows_how_the_image_was_fitted(given: dict[str, Any], tmp_path: Path) -> None:
+    pixels = np.random.default_rng(2).integers(0, 256, (60, 120, 4), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "clear.png")
+    first = made(tmp_path / "clear.png", tmp_path / "a.mkv", private=True, **given)
+    image = str(tmp_path / "clear.png")
+    assert repeat(RepeatSettings(file=first, output=tmp_path / "b.mkv", image=image)).is_identical
+    plain = made(tmp_path / "clear.png", tmp_path / "c.mkv")
+    assert read_recipe(plain).image.sha256 != read_recipe(first).image.sha256  # else nothing was asked
+    usual = "focus=0.5,0.5" if "focus" in given else "pad-colour=white" if "fit" in given else "background=white"
+    other = RepeatSettings(file=first, output=tmp_path / "d.mkv", image=image, set=(usual,))
+    assert not repeat(other).is_identical
+
+
 def test_a_strangers_recipe_opens_no_path_and_reaches_no_address(image: Path, tmp_path: Path) -> None:
     recipe = read_recipe(made(image, tmp_path / "a.mp4"))
     (tmp_path / "weights").mkdir()

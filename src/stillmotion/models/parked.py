@@ -1,0 +1,110 @@
+"""A whole video between two layers, frame by frame, in the place that has room for it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..errors import UsageError
+from .moments import Moments
+
+Park = Literal["device", "host", "disk"]
+_BLOCK = 16 * 2**20  # bytes written at a time
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Room:
+    """Where activations of one device wait while other frames are worked on.
+
+    device: beside the computation. host: in main memory, pinned for a GPU. disk: in files of the folder for temporary
+    ones, which the system removes when they are no longer used, also behind a kill.
+    """
+
+    park: Park
+    device: torch.device
+    dtype: torch.dtype
+
+    def empty(self, frames: int, height: int, width: int, channels: int) -> Float[Tensor, "n h w c"]:
+        """Space for so many frames. Raises UsageError where the disk has no room."""
+        shape = (frames, height, width, channels)
+        if self.park == "disk":
+            return _on_disk(shape, self.dtype)
+        if self.park == "host":
+            return torch.empty(shape, dtype=self.dtype, pin_memory=self.device.type == "cuda")
+        return torch.empty(shape, dtype=self.dtype, device=self.device)
+
+
+@dataclasses.dataclass(slots=True)
+class Clip:
+    """Frames in parts of one or several, channels last, and the statistics of the channels of each: a row a frame."""
+
+    parts: list[Float[Tensor, "n h w c"]] = dataclasses.field(default_factory=list)
+    moments: list[Moments] = dataclasses.field(default_factory=list)
+
+    @property
+    def frames(self) -> int:
+        """How many there are."""
+        return sum(len(part) for part in self.parts)
+
+    @property
+    def area_and_channels(self) -> tuple[int, int]:
+        """Pixels of a frame, and channels."""
+        return self.parts[0].shape[1:3].numel(), self.parts[0].shape[3]
+
+    def append(self, part: Float[Tensor, "n h w c"], moments: Moments) -> None:
+        """Take the next frames."""
+        self.parts.append(part)
+        self.moments.append(moments)
+
+    def pop(self) -> tuple[Float[Tensor, "n h w c"], Moments]:
+        """Give up the first part."""
+        return self.parts.pop(0), self.moments.pop(0)
+
+    def like(self, room: Room) -> Clip:
+        """Space for as many frames of the same shape, without statistics."""
+        return Clip([room.empty(*part.shape) for part in self.parts])
+
+    def columns(self, span: range, device: torch.device) -> Float[Tensor, "t p c"]:
+        """A copy of a range of pixels of every frame."""
+        return torch.cat([part.flatten(1, 2)[:, span.start : span.stop].to(device) for part in self.parts])
+
+    def put(self, span: range, columns: Float[Tensor, "t p c"]) -> None:
+        """Write a range of pixels of every frame."""
+        for part, some in zip(self.parts, columns.split([len(part) for part in self.parts]), strict=True):
+            part.flatten(1, 2)[:, span.start : span.stop].copy_(some)
+
+    def learn(self, moments: Moments) -> None:
+        """Take new statistics, a row a frame."""
+        sizes = [len(part) for part in self.parts]
+        each = zip(moments.mean.split(sizes), moments.variance.split(sizes), strict=True)
+        self.moments = [Moments(mean, variance) for mean, variance in each]
+
+
+def _on_disk(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """A tensor in a file that has no name any more. Its bytes are written first: a full disk says so here."""
+    count = torch.Size(shape).numel()
+    try:
+        descriptor, name = tempfile.mkstemp(prefix="stillmotion-", suffix=".activations")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                _fill(file.fileno(), count * dtype.itemsize)
+            return torch.from_file(name, shared=True, size=count, dtype=dtype).view(shape)
+        finally:
+            os.unlink(name)
+    except OSError as error:
+        size, folder = f"{count * dtype.itemsize / 1e6:.0f} MB", tempfile.gettempdir()
+        raise UsageError(f"{size} could not be parked in {folder} ({error.strerror}); expected room there.") from None
+
+
+def _fill(descriptor: int, size: int) -> None:
+    block = bytes(min(size, _BLOCK))
+    for first in range(0, size, _BLOCK):
+        left = memoryview(block)[: size - first]
+        while left:
+            left = left[os.write(descriptor, left) :]

@@ -1,0 +1,276 @@
+"""The steps of a decoder, each on the whole parked video and on little of it at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..nn.attention import FrameAttention
+from ..nn.mix import Mix
+from ..nn.resnet import ResnetBlock, SpatioTemporalResnet
+from .autoencoder import Decoder
+from .bands import Affine, Kernel, across_frames, doubling_kernel, kernel_of, spans, temporal_kernel, within_frames
+from .moments import Moments, activated, affine, joined, moments_of, pooled
+from .parked import Clip, Room
+
+# Bytes of a band on the CPU: what its second-level cache holds, so that norm, activation, product and statistics of a
+# band follow one another without main memory between them.
+CACHE_BYTES = 2 * 2**20
+# The same elsewhere: enough to fill the device, little beside one frame of the released size.
+DEVICE_BYTES = 256 * 2**20
+LEAST_ROWS = 8  # fewer would spend more on their two neighbouring rows than they save
+LEAST_PIXELS = 64
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Step:
+    """One residual block of the decoder, with what comes just before it: an attention, or the doubling of a level."""
+
+    resnet: ResnetBlock | SpatioTemporalResnet
+    is_full_size: bool
+    attention: FrameAttention | None = None
+    doubling: nn.Conv2d | None = None
+
+    @property
+    def within(self) -> ResnetBlock:
+        """The half that works within frames."""
+        return self.resnet if isinstance(self.resnet, ResnetBlock) else self.resnet.spatial_res_block
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Run:
+    """How one video is decoded."""
+
+    room: Room
+    # Where what one group of frames needs between two convolutions is.
+    passing: Room
+    frames_at_once: int
+    rows_at_once: int | None
+    # Whether temporal blocks at full size keep what lies between their two convolutions, rather than make it twice.
+    # Those below it always do: there it is small.
+    keeps_hidden: bool
+    # Told the multiplications of each piece of work behind it.
+    worked: Callable[[int], None]
+
+    def frames(self, height: int, width: int, channels: int) -> int:
+        """How many such frames go through a layer together.
+
+        On the CPU as many as its cache holds, whatever was asked: more gain nothing, and the same groups round alike.
+        """
+        if self.room.device.type != "cpu":
+            return self.frames_at_once
+        return max(1, CACHE_BYTES // (height * width * channels * self.room.dtype.itemsize))
+
+    def rows(self, height: int, width: int, channels: int) -> int:
+        """How many rows of such frames make a band."""
+        if self.rows_at_once is not None:
+            return self.rows_at_once
+        if self.room.device.type != "cpu":
+            return height
+        return max(LEAST_ROWS, CACHE_BYTES // (width * channels * self.room.dtype.itemsize))
+
+    def columns(self, frames: int, pixels: int, channels: int) -> list[range]:
+        """Ranges of pixels that are worked on together, over all frames."""
+        budget = CACHE_BYTES if self.room.device.type == "cpu" else DEVICE_BYTES
+        at_once = max(LEAST_PIXELS, budget // (frames * channels * self.room.dtype.itemsize))
+        return [range(first, last) for first, last in spans(pixels, at_once)]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Kernels:
+    """The convolutions of a step within frames."""
+
+    conv1: Kernel
+    conv2: Kernel
+    shortcut: Kernel | None
+    doubling: Kernel | None
+
+
+def steps_of(decoder: Decoder) -> Iterator[Step]:
+    """The residual blocks in the order in which they run."""
+    middle, doubling = decoder.mid_block, None
+    yield Step(middle.resnets[0], is_full_size=len(decoder.up_blocks) == 1)
+    for resnet in middle.resnets[1:2]:
+        yield Step(resnet, attention=middle.attentions[0], is_full_size=len(decoder.up_blocks) == 1)
+    for index, level in enumerate(decoder.up_blocks):
+        for resnet in level.resnets:
+            yield Step(resnet, doubling=doubling, is_full_size=index == len(decoder.up_blocks) - 1)
+            doubling = None
+        doubling = level.upsamplers[0].conv if "upsamplers" in level._modules else None
+
+
+def multiplications(decoder: Decoder, height: int, width: int) -> int:
+    """Those that `Run.worked` will hear of for one frame of latents of this size."""
+    total, pixels = 0, height * width
+    for step in steps_of(decoder):
+        pixels *= 4 if step.doubling is not None else 1
+        total += pixels * (_weights(step.within) + _doubling_weights(step))
+        if isinstance(step.resnet, SpatioTemporalResnet):
+            total += pixels * _weights(step.resnet.temporal_res_block)
+    return total + pixels * _weights(decoder.conv_out)
+
+
+def enter(run: Run, conv: nn.Conv2d, latents: Float[Tensor, "t c h w"]) -> Clip:
+    """The first convolution."""
+    height, width = latents.shape[-2:]
+    kernel, clip = kernel_of(conv, run.room.device), Clip()
+    rows = run.rows(height, width, kernel.outputs)
+    for part in latents.permute(0, 2, 3, 1).split(run.frames(height, width, kernel.outputs)):
+        target = run.room.empty(len(part), height, width, kernel.outputs)
+        clip.append(target, within_frames(part, None, kernel, target, rows))
+    return clip
+
+
+def advance(run: Run, step: Step, clip: Clip) -> Clip:
+    """One step. The parts of `clip` are given up one after the other."""
+    device, block, made = run.room.device, step.within, Clip()
+    kernels = _Kernels(
+        conv1=kernel_of(block.conv1, device),
+        conv2=kernel_of(block.conv2, device),
+        shortcut=None if block.conv_shortcut is None else kernel_of(block.conv_shortcut, device),
+        doubling=None if step.doubling is None else doubling_kernel(step.doubling, device),
+    )
+    work = _weights(block) + _doubling_weights(step)
+    while clip.parts:
+        part, moments = clip.pop()
+        if step.attention is not None:
+            moments = _attend(run, step.attention, part)
+        for some, known in _doubled(run, kernels.doubling, part, moments):
+            made.append(*_twice_within(run, block, kernels, some, known))
+            run.worked(work * made.parts[-1].shape[:3].numel())
+        del part, some
+    if isinstance(step.resnet, SpatioTemporalResnet):
+        _twice_across(run, step.resnet, made, keeps_hidden=run.keeps_hidden or not step.is_full_size)
+    return made
+
+
+def leave(run: Run, decoder: Decoder, clip: Clip) -> Float[Tensor, "t c h w"]:
+    """The last norm and the last convolutions."""
+    device, frames = run.room.device, []
+    kernel = kernel_of(decoder.conv_out, device)
+    while clip.parts:
+        part, moments = clip.pop()
+        target = torch.empty(*part.shape[:3], kernel.outputs, dtype=part.dtype, device=device)
+        within_frames(part, affine(decoder.conv_norm_out, moments), kernel, target, run.rows(*part.shape[1:]))
+        frames.append(target)
+        run.worked(_weights(decoder.conv_out) * part.shape[:3].numel())
+    made = torch.cat(frames)
+    if "time_conv_out" in decoder._modules:
+        made = across_frames(made.flatten(1, 2), temporal_kernel(decoder.time_conv_out, device)).view(made.shape)
+    return made.permute(0, 3, 1, 2).contiguous()
+
+
+def peak_bytes(run: Run, decoder: Decoder, frames: int, height: int, width: int) -> int:
+    """The most memory of the device that so many frames of latents of this size need at once, beside the weights.
+
+    For each step: what is parked, what passes between two convolutions of a group of frames, the bands under work,
+    and the step's weights in another layout.
+    """
+    device, size = run.room.device, run.room.dtype.itemsize
+    is_here = run.room.park == "device" or (run.room.park == "host" and device.type == "cpu")
+    passes_here = run.passing.park == "device" or is_here
+    channels, peak = decoder.conv_in.out_channels, 0
+    for step in steps_of(decoder):
+        before = height * width * channels
+        height, width = (height, width) if step.doubling is None else (2 * height, 2 * width)
+        inputs, channels = channels, step.within.conv1.out_channels
+        after, widest = height * width * channels, max(inputs, channels)
+        group = min(frames, run.frames(height, width, widest))
+        parked = max(frames * before + group * after, frames * after + group * before)
+        passing = group * (after + (height * width * inputs if step.doubling is not None else 0))
+        band = 3 * group * min(height, run.rows(height, width, widest) + 2) * width * widest
+        within = is_here * (frames * after if before == after else parked) + passes_here * passing + band
+        across = 0
+        if isinstance(step.resnet, SpatioTemporalResnet):
+            keeps = run.keeps_hidden or not step.is_full_size
+            column = len(run.columns(frames, height * width, channels)[0])
+            across = is_here * (1 + keeps) * frames * after + 4 * frames * column * channels
+        weights = sum(p.numel() for p in step.resnet.parameters()) + 2 * _doubling_weights(step)
+        peak = max(peak, within + weights, across + weights)
+    last = is_here * frames * height * width * channels + frames * height * width * decoder.conv_out.out_channels
+    return size * max(peak, last, 3 * frames * height * width * decoder.conv_out.out_channels)
+
+
+def _attend(run: Run, attention: FrameAttention, part: Float[Tensor, "n h w c"]) -> Moments:
+    """Attention within each frame, in place; the module itself does it, small as these frames are."""
+    x = part.to(run.room.device).permute(0, 3, 1, 2)[None]
+    attended = attention(x)[0].permute(0, 2, 3, 1)
+    part.copy_(attended)
+    return joined([moments_of(frame.flatten(0, 1)) for frame in attended])
+
+
+def _doubled(
+    run: Run, kernel: Kernel | None, part: Float[Tensor, "n h w c"], moments: Moments
+) -> Iterator[tuple[Float[Tensor, "n h2 w2 c"], Moments]]:
+    """The part, or where a kernel doubles its size, what becomes of it, few frames at a time."""
+    if kernel is None:
+        yield part, moments
+        return
+    height, width, channels = 2 * part.shape[1], 2 * part.shape[2], kernel.outputs
+    rows = -(-run.rows(height, width, channels) // 2)
+    for some in part.split(run.frames(height, width, channels)):
+        target = run.passing.empty(len(some), height, width, channels)
+        yield target, within_frames(some, None, kernel, target, rows)
+
+
+def _twice_within(
+    run: Run, block: ResnetBlock, kernels: _Kernels, part: Float[Tensor, "n h w c"], moments: Moments
+) -> tuple[Float[Tensor, "n h w c2"], Moments]:
+    """A residual block within frames: in place, but where channels or size have changed."""
+    shape = (*part.shape[:3], kernels.conv1.outputs)
+    rows = run.rows(shape[1], shape[2], max(part.shape[3], shape[3]))
+    hidden = run.passing.empty(*shape)
+    between = within_frames(part, affine(block.norm1, moments), kernels.conv1, hidden, rows)
+    is_new = kernels.doubling is not None or shape != part.shape
+    target = run.room.empty(*shape) if is_new else part
+    norm2, shortcut = affine(block.norm2, between), (part, kernels.shortcut)
+    return target, within_frames(hidden, norm2, kernels.conv2, target, rows, shortcut)
+
+
+def _twice_across(run: Run, block: SpatioTemporalResnet, clip: Clip, keeps_hidden: bool) -> None:
+    """The temporal half of a block and its blend, in place: a x + (1 - a) (x + h) is x + (1 - a) h."""
+    temporal, device = block.temporal_res_block, run.room.device
+    conv1, conv2 = temporal_kernel(temporal.conv1, device), temporal_kernel(temporal.conv2, device)
+    norm1 = affine(temporal.norm1, joined(clip.moments).together())
+    columns = run.columns(clip.frames, *clip.area_and_channels)
+    sizes = [len(span) for span in columns]
+    hidden = clip.like(run.room) if keeps_hidden else None
+    work, found, statistics = _weights(temporal) * clip.frames // 2, [], []
+    for span in columns:
+        h = _moved(clip.columns(span, device), norm1, conv1)
+        found.append(moments_of(h.flatten(0, 1)))
+        if hidden is not None:
+            hidden.put(span, h)
+        run.worked(work * len(span))
+    norm2, share = affine(temporal.norm2, pooled(found, sizes)), _temporal_share(block.time_mixer)
+    for span in columns:
+        x = clip.columns(span, device)
+        h = _moved(x, norm1, conv1) if hidden is None else hidden.columns(span, device)
+        x.add_(_moved(h, norm2, conv2), alpha=share)
+        clip.put(span, x)
+        statistics.append(joined([moments_of(frame) for frame in x]))
+        run.worked(work * len(span))
+    clip.learn(pooled(statistics, sizes))
+
+
+def _moved(x: Float[Tensor, "t p c"], norm: Affine, kernel: Kernel) -> Float[Tensor, "t p c2"]:
+    return across_frames(activated(x[:, None], *norm)[:, 0], kernel)
+
+
+def _temporal_share(mix: Mix) -> float:
+    alpha = mix.mix_factor.detach().to(torch.promote_types(mix.mix_factor.dtype, torch.float32)).sigmoid().item()
+    return alpha if mix.weighs_temporal else 1 - alpha
+
+
+def _weights(module: nn.Module) -> int:
+    """Multiplications for each pixel of a convolutional module's result."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.ndim > 1)
+
+
+def _doubling_weights(step: Step) -> int:
+    """The same for each pixel of a doubled image, of which every one has 2x2 taps of the small one."""
+    return 0 if step.doubling is None else step.doubling.weight.numel() * 4 // 9

@@ -1,0 +1,441 @@
+"""The memory plan: what each stage of a generation needs at its peak, and the fastest way that fits into a budget."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import gc
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from ..conditioning import Condition, embed_image, image_latents
+from ..diffusion.guidance import scales
+from ..errors import StillmotionError, UsageError
+from ..models.autoencoder import Autoencoder
+from ..models.components import Components
+from ..models.image_encoder import build_image_encoder
+from ..models.memory import META, peak_bytes, weight_bytes
+from ..models.streaming import decode_peak_bytes
+from ..models.unet import UNet, set_forward_slices
+from ..placement import DTYPES, Branches, Offload, Park, Placement, Stage, owners
+from ..presets import Preset
+from .image_to_video import VideoSettings, guided_denoiser
+
+# Threads, compiled kernels and small buffers of torch's CPU runtime, beside tensors.
+RUNTIME_BYTES = 80 * 2**20
+# Branches of guidance, and slices of the feed-forwards, from the fastest on.
+DENOISING: tuple[tuple[Branches, int | None], ...] = (("together", None), ("in-turn", None), ("in-turn", 16))
+# Rows of a frame that are decoded at once where whole frames are too large.
+ROWS = 64
+OFFLOADS: tuple[Offload, ...] = ("none", "model", "sequential")
+GIGABYTE = 10**9
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Workload:
+    """One video of one model: all that decides how much memory it takes, but for how it is run."""
+
+    preset: Preset
+    video: VideoSettings
+    width: int
+    height: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StagePeak:
+    """The most that one stage holds: weights, and what it computes with them."""
+
+    stage: str
+    weight_bytes: int
+    working_bytes: int
+
+    @property
+    def bytes(self) -> int:
+        """Both together."""
+        return self.weight_bytes + self.working_bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """How a video is to be run, and the predicted peak of each stage on the device."""
+
+    placement: Placement
+    peaks: tuple[StagePeak, ...]
+
+    @property
+    def peak_bytes(self) -> int:
+        """The highest of all stages."""
+        return max(peak.bytes for peak in self.peaks)
+
+
+def predict(load: Workload, placement: Placement) -> MemoryPlan:
+    """The peaks of a video under a resolved placement. Nothing is read."""
+    return MemoryPlan(placement, tuple(_peak(load, placement, stage) for stage in ("embed", "encode", *_LADDERS)))
+
+
+def plan_memory(load: Workload, placement: Placement, budget: int, held: int = 0) -> MemoryPlan:
+    """The fastest plan whose every stage fits into `budget` bytes of the device; it never offloads less than asked.
+
+    held: bytes of the budget that are taken already, by Python and its libraries or by a device's own runtime.
+    Raises UsageError where none fits, saying how much is needed, and which video would fit.
+    """
+    for offload in _offloads(placement):
+        chosen = _fitting(load, dataclasses.replace(placement, offload=offload), budget - held)
+        if chosen is not None:
+            return chosen
+    raise UsageError(_too_small(load, lowest(load, placement), budget, held))
+
+
+def lowest(load: Workload, placement: Placement) -> MemoryPlan:
+    """The plan of least memory."""
+    placement = dataclasses.replace(placement, offload=_offloads(placement)[-1])
+    for stage in _LADDERS:
+        placement = min(_LADDERS[stage](load, placement), key=lambda rung, s=stage: _peak(load, rung, s).bytes)
+    return predict(load, placement)
+
+
+def at_most(load: Workload, placement: Placement) -> int:
+    """Bytes that a video certainly does not exceed: a bound that costs nothing to compute."""
+    unet, autoencoder = load.preset.unet, load.preset.autoencoder
+    pixels, unit = load.video.frames * load.width * load.height, autoencoder.downsampling
+    latent_pixels = pixels // unit**2
+    size = DTYPES[placement.dtype].itemsize
+    denoise = 2 * 40 * latent_pixels * max(c / 4**i for i, c in enumerate(unet.channels)) * size
+    decode = 16 * pixels * max(c / 4**i for i, c in enumerate(autoencoder.channels)) * 4
+    return sum(_sizes(load.preset, placement.dtype).values()) + int(max(denoise, decode)) + RUNTIME_BYTES
+
+
+class Ladder:
+    """An Attempt that survives running out of memory: it takes the next cheaper plan for the stage, and tries again.
+
+    `notes` say what happened, a sentence each. Past the last rung it raises StillmotionError.
+    """
+
+    def __init__(self, stage: Stage, load: Workload) -> None:
+        self._stage = stage
+        self._load = load
+        self.notes: list[str] = []
+
+    def __call__(self, stage_name: str, run: Callable[[], Any]) -> Any:
+        while True:
+            reason = None
+            try:
+                return run()
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = "the device" if isinstance(error, torch.OutOfMemoryError) else "this machine"
+            # Out here, where no traceback keeps the tensors of the failed attempt alive.
+            free_caches(self._stage.device)
+            self._step_down(stage_name, reason)
+
+    def _step_down(self, stage_name: str, reason: str) -> None:
+        lower = next_rung(self._load, self._stage.placement, stage_name)
+        if lower is None:
+            raise StillmotionError(out_of_memory(self._load, stage_name))
+        self._stage.adopt(lower)
+        self.notes.append(f"{reason} ran out of memory in {stage_name}; went on with {described(lower)}.")
+
+
+def next_rung(load: Workload, placement: Placement, stage_name: str) -> Placement | None:
+    """The placement to try where a stage ran out of memory under this one; None where none is left."""
+    rungs = list(_LADDERS[stage_name](load, placement)) if stage_name in _LADDERS else [placement]
+    here = rungs.index(placement) if placement in rungs else -1
+    if here + 1 < len(rungs):
+        return rungs[here + 1]
+    offloads = _offloads(placement)
+    return dataclasses.replace(placement, offload=offloads[1]) if len(offloads) > 1 else None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; the CPU's allocator and some libraries raise a plain RuntimeError."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    said = str(error).lower()
+    signs = ("out of memory", "not enough memory", "allocate memory", "alloc_failed", "could not create a memory")
+    return isinstance(error, RuntimeError) and any(sign in said for sign in signs)
+
+
+def free_caches(device: torch.device) -> None:
+    """Give back what is no longer used: cycles of Python, and the blocks that a device's allocator keeps."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+
+
+def out_of_memory(load: Workload, stage_name: str) -> str:
+    """The one sentence where nothing helped."""
+    size = f"{load.width}x{load.height}"
+    return (
+        f"memory ran out in {stage_name} at {load.video.frames} frames of {size}, also with every saving; "
+        "try a smaller --size or fewer --frames."
+    )
+
+
+def described(placement: Placement) -> str:
+    """A plan in a few words."""
+    savings = placement.savings
+    words = [f"offload {placement.offload}", f"branches {savings.branches}"]
+    if savings.slices is not None:
+        words.append(f"feed-forwards in {savings.slices} slices")
+    if savings.decode_frames is not None:
+        words.append(f"{savings.decode_frames} frame(s) decoded at once")
+    if savings.decode_rows is not None:
+        words.append(f"in bands of {savings.decode_rows} rows")
+    if savings.park != "device":
+        words.append(f"activations parked on {savings.park}")
+    return ", ".join(words)
+
+
+def _fitting(load: Workload, placement: Placement, budget: int) -> MemoryPlan | None:
+    """Each stage's first rung that fits, under one way of offloading; None where a stage has none."""
+    for stage in ("embed", "encode"):
+        if _peak(load, placement, stage).bytes > budget:
+            return None
+    for stage, ladder in _LADDERS.items():
+        rungs = (rung for rung in ladder(load, placement) if _peak(load, rung, stage).bytes <= budget)
+        chosen = next(rungs, None)
+        if chosen is None:
+            return None
+        placement = chosen
+    return predict(load, placement)
+
+
+def _offloads(placement: Placement) -> tuple[Offload, ...]:
+    """From what was asked for to the most. A CPU has no other device for single layers to wait on."""
+    left = OFFLOADS[OFFLOADS.index(placement.offload) :]
+    return left if placement.device != "cpu" or len(left) == 1 else tuple(each for each in left if each != "sequential")
+
+
+def _denoising(load: Workload, placement: Placement) -> Iterator[Placement]:
+    alone = _branches(load.video) == 1
+    for branches, slices in DENOISING:
+        if not (alone and branches == "in-turn" and slices is None):
+            kept = placement.savings.branches if alone else branches
+            yield _saving(placement, branches=kept, slices=slices)
+
+
+def _decoding(load: Workload, placement: Placement) -> Iterator[Placement]:
+    if load.video.chunked != "exact":  # another chunk would change the pixels
+        yield placement
+        return
+    at_once = min(load.video.chunk or load.video.frames, load.video.frames)
+    yield _saving(placement, decode_frames=None, decode_rows=None, park="device")
+    while at_once > 4 and placement.device != "cpu":  # a CPU holds no more frames than its cache, whatever the chunk
+        at_once //= 4
+        yield _saving(placement, decode_frames=at_once, decode_rows=None, park="device")
+    parks: tuple[Park, ...] = ("device", "disk") if placement.device == "cpu" else ("device", "host", "disk")
+    for park in parks:
+        yield _saving(placement, decode_frames=1, decode_rows=None, park=park)
+    for park in parks[1:]:
+        yield _saving(placement, decode_frames=1, decode_rows=ROWS, park=park)
+
+
+# The stages that have choices of their own, and these choices from the fastest on.
+_LADDERS: dict[str, Callable[[Workload, Placement], Iterator[Placement]]] = {"denoise": _denoising, "decode": _decoding}
+
+
+def _saving(placement: Placement, **changed: Any) -> Placement:
+    return dataclasses.replace(placement, savings=dataclasses.replace(placement.savings, **changed))
+
+
+def _branches(video: VideoSettings) -> int:
+    return 1 if bool((scales(video.guider, video.frames) == 1).all()) else 2
+
+
+def _peak(load: Workload, placement: Placement, stage: str) -> StagePeak:
+    network = {"embed": "image_encoder", "encode": "autoencoder", "denoise": "unet", "decode": "autoencoder"}[stage]
+    working = _working(load, placement, stage)
+    if torch.device(placement.device).type == "cpu":
+        working += RUNTIME_BYTES
+    return StagePeak(stage, _resident(load.preset, placement, network), working)
+
+
+def _resident(preset: Preset, placement: Placement, network: str) -> int:
+    """Bytes of weights on the device while one network works."""
+    sizes = _sizes(preset, placement.dtype)
+    if placement.offload == "none":
+        return sum(sizes.values())
+    if placement.offload == "model" or placement.device == "cpu":
+        return sizes[network]
+    return _largest_layers(preset, placement.dtype, network)
+
+
+@functools.lru_cache(maxsize=2)
+def _networks(preset: Preset) -> Components:
+    """The networks of a model without their numbers."""
+    with META:
+        return Components(
+            UNet(preset.unet).eval(),
+            Autoencoder(preset.autoencoder).eval(),
+            build_image_encoder(preset.image_encoder),
+            Autoencoder(dataclasses.replace(preset.autoencoder, decoder="image")).eval(),
+        )
+
+
+def _dtype_of(preset: Preset, dtype: str, network: str) -> torch.dtype:
+    """As Stage.dtype_of: an autoencoder that overflows in float16 runs in float32."""
+    raised = dtype == "float16" and network == "autoencoder" and preset.autoencoder.force_upcast
+    return torch.float32 if raised else DTYPES[dtype]
+
+
+@functools.lru_cache(maxsize=8)
+def _sizes(preset: Preset, dtype: str) -> dict[str, int]:
+    """Bytes of each network that a generation needs."""
+    networks = _networks(preset).networks()
+    names = ("image_encoder", "autoencoder", "unet")
+    return {name: weight_bytes(networks[name], _dtype_of(preset, dtype, name)) for name in names}
+
+
+@functools.lru_cache(maxsize=8)
+def _largest_layers(preset: Preset, dtype: str, network: str) -> int:
+    """Bytes of the two largest layers: the one that computes and the one that is on its way."""
+    layers = owners(_networks(preset).networks()[network])
+    return sum(sorted(weight_bytes(layer, _dtype_of(preset, dtype, network)) for layer in layers)[-2:])
+
+
+def _working(load: Workload, placement: Placement, stage: str) -> int:
+    """Bytes that a stage computes with, beside the weights."""
+    if stage == "denoise":
+        return _denoising_bytes(load, placement)
+    if stage == "decode":
+        return _decoding_bytes(load, placement)
+    return _encoding_bytes(load.preset, placement.dtype, placement.device, stage, (load.width, load.height))
+
+
+@functools.lru_cache(maxsize=16)
+def _encoding_bytes(preset: Preset, dtype: str, device: str, stage: str, size: tuple[int, int]) -> int:
+    components = _networks(preset)
+    network = components.image_encoder if stage == "embed" else components.autoencoder
+    network.to(_dtype_of(preset, dtype, "image_encoder" if stage == "embed" else "autoencoder"))
+    image = torch.empty(1, 3, size[1], size[0], device=META)
+
+    def run() -> None:
+        if stage == "embed":
+            embed_image(components.image_encoder, image)
+        else:
+            image_latents(components.autoencoder, image, 0.02, torch.empty_like(image))
+
+    return peak_bytes(run, torch.device(device))
+
+
+def _denoising_bytes(load: Workload, placement: Placement) -> int:
+    unit = load.preset.autoencoder.downsampling
+    height, width, frames = load.height // unit, load.width // unit, load.video.frames
+    is_batch = placement.savings.branches == "together" and _branches(load.video) == 2
+    rows = 2 if is_batch else 1
+    count = functools.partial(
+        _step_bytes, load.preset, placement.dtype, placement.device, rows, placement.savings.slices
+    )
+    # What a sampler keeps beside: some latents of the whole video in float32.
+    beside = 8 * frames * load.preset.unet.out_channels * height * width * 4
+    if placement.device != "cpu" or frames * height * width <= 4 * 32 * 32:
+        return beside + count((frames, height, width))
+    # A CPU works on a few thousand pixels at a time, which makes many calls: the peak is a line over the pixels.
+    few, more = count((2, 32, 32)), count((4, 32, 32))
+    slope = (more - few) / (2 * 32 * 32)
+    return beside + int(more + slope * (frames * height * width - 4 * 32 * 32))
+
+
+@functools.lru_cache(maxsize=64)
+def _step_bytes(
+    preset: Preset, dtype: str, device: str, rows: int, slices: int | None, shape: tuple[int, int, int]
+) -> int:
+    """Bytes of one estimate: `rows` branches in one batch, frames of `shape` (frames, height, width) in latents."""
+    unet = _networks(preset).unet.to(DTYPES[dtype])
+    set_forward_slices(unet, slices)
+    frames, height, width = shape
+    kept = {"dtype": DTYPES[dtype], "device": META}
+    condition = Condition(
+        torch.empty(1, 1, preset.unet.context_width[0], **kept),
+        torch.empty(1, 1, preset.unet.in_channels - preset.unet.out_channels, height, width, **kept),
+        torch.empty(1, preset.unet.numbers, device=META),
+    )
+    x = torch.empty(1, frames, preset.unet.out_channels, height, width, device=META)
+    scale = torch.full((frames,), float(rows))  # at 1 everywhere, one branch runs alone
+
+    def run() -> None:
+        guided_denoiser(unet, condition, scale, rows == 2)(x, torch.tensor(1.0))
+
+    return peak_bytes(run, torch.device(device))
+
+
+def _decoding_bytes(load: Workload, placement: Placement) -> int:
+    video, savings, cfg = load.video, placement.savings, load.preset.autoencoder
+    dtype = _dtype_of(load.preset, placement.dtype, "autoencoder")
+    at_once = min(video.chunk or video.frames, video.frames)
+    # The frames themselves, in float32 once before and once after they are cut to their range.
+    finished = 3 * video.frames * load.width * load.height * (dtype.itemsize + 8)
+    if video.chunked != "exact":
+        shape = (at_once, load.height, load.width)
+        return finished + _plain_decode_bytes(load.preset, placement.dtype, placement.device, video.decoder, shape)
+    shape = (video.frames, load.height // cfg.downsampling, load.width // cfg.downsampling)
+    streamed = decode_peak_bytes(
+        dataclasses.replace(cfg, decoder=video.decoder),
+        shape,
+        savings.decode_frames or at_once,
+        dtype,
+        torch.device(placement.device),
+        rows_at_once=savings.decode_rows,
+        park=savings.park,
+    )
+    return max(streamed, finished)
+
+
+@functools.lru_cache(maxsize=16)
+def _plain_decode_bytes(preset: Preset, dtype: str, device: str, decoder: str, shape: tuple[int, int, int]) -> int:
+    components = _networks(preset)
+    network = components.autoencoder if decoder == preset.autoencoder.decoder else components.image_decoder
+    assert network is not None
+    network.to(_dtype_of(preset, dtype, "autoencoder"))
+    unit = preset.autoencoder.downsampling
+    latents = torch.empty(
+        1, shape[0], preset.autoencoder.latent_channels, shape[1] // unit, shape[2] // unit, device=META
+    ).to(_dtype_of(preset, dtype, "autoencoder"))
+    return peak_bytes(lambda: network.decode(latents), torch.device(device))
+
+
+def _too_small(load: Workload, low: MemoryPlan, budget: int, held: int) -> str:
+    """What is needed at least, and which video would fit."""
+    asked = f"{load.video.frames} frames of {load.width}x{load.height} with {load.preset.name}"
+    others = [text for text in (_fewer_frames(load, low, budget - held), _smaller(load, low, budget - held)) if text]
+    hint = f", or {' or '.join(others)}" if others else "; no other number of frames and no other size would fit"
+    floor = gigabytes(low.peak_bytes + held)
+    return f"memory is {gigabytes(budget)}, and {asked} need {floor}; expected at least that{hint}."
+
+
+def gigabytes(count: int) -> str:
+    """Bytes for a person: in GB of 10^9, in MB below one."""
+    return f"{count / GIGABYTE:.2f} GB" if count >= GIGABYTE else f"{count / 10**6:.0f} MB"
+
+
+def _fewer_frames(load: Workload, low: MemoryPlan, budget: int) -> str | None:
+    frames = int(load.video.frames * min(map(_share_of(budget), low.peaks[2:])))
+    if frames < 1 or any(peak.bytes > budget for peak in low.peaks[:2]):  # an image is encoded whatever the frames
+        return None
+    video = dataclasses.replace(load.video, frames=frames, chunk=load.video.chunk and min(load.video.chunk, frames))
+    fits = predict(dataclasses.replace(load, video=video), low.placement).peak_bytes <= budget
+    return f"--frames {frames}" if fits else None
+
+
+def _smaller(load: Workload, low: MemoryPlan, budget: int) -> str | None:
+    unit = 8 * load.preset.autoencoder.downsampling
+    share = min(map(_share_of(budget), low.peaks[1:]))
+    width, height = (int(side * max(share, 0) ** 0.5) // unit * unit for side in (load.width, load.height))
+    if min(width, height) < unit:
+        return None
+    fits = predict(dataclasses.replace(load, width=width, height=height), low.placement).peak_bytes <= budget
+    return f"--size {width}x{height}" if fits else None
+
+
+def _share_of(budget: int) -> Callable[[StagePeak], float]:
+    """How much of a stage's work fits: what it works with grows with the pixels of all frames."""
+
+    def share(peak: StagePeak) -> float:
+        return 0.97 * (budget - peak.weight_bytes - RUNTIME_BYTES) / max(1, peak.working_bytes - RUNTIME_BYTES)
+
+    return share
