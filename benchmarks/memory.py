@@ -13,8 +13,10 @@ import dataclasses
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,7 +26,7 @@ from stillmotion.models.components import Components
 from stillmotion.models.image_encoder import build_image_encoder
 from stillmotion.models.unet import UNet
 from stillmotion.pipelines.image_to_video import VideoSettings, animate
-from stillmotion.pipelines.memory import Workload, predict
+from stillmotion.pipelines.memory import Ladder, Workload, predict
 from stillmotion.placement import DTYPES, Placement, Stage
 from stillmotion.presets import SVD, TINY, Preset
 
@@ -110,17 +112,24 @@ def placement(case: Case) -> Placement:
 def measure(case: Case) -> dict[str, object]:
     """The peak of this process in bytes less that of the imports, in all and by stage."""
     before = status_bytes("VmHWM")
-    load, where, stages = workload(case), placement(case), {}
+    load, where = workload(case), placement(case)
+    stages: dict[str, int] = {}
     components = random_components(load.preset, DTYPES[case.dtype])
 
-    def attempt(name: str, run):  # type: ignore[no-untyped-def]
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-        result = run()
+    stage = Stage(components, where)
+    ladder = Ladder(stage, load)
+
+    def attempt(name: str, run: Callable[[], Any]) -> Any:
+        def measured() -> Any:
+            Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+            return run()
+
+        result = ladder(name, measured)
         stages[name] = status_bytes("VmHWM") - before
         return result
 
     image = torch.zeros(1, 3, case.height, case.width)
-    animate(Stage(components, where), image, load.video, [0], attempt=attempt)
+    animate(stage, image, load.video, [0], attempt=attempt)
     return {"peak": max(stages.values()), "stages": stages}
 
 

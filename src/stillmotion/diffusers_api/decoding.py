@@ -30,7 +30,7 @@ def frame_decoder(autoencoder: Component, chunked: Chunked) -> FrameDecoder:
         raise UsageError(f"chunked is {chunked!r}; expected {' or '.join(get_args(Chunked))}.")
     scale, dtype = autoencoder.config.scaling_factor, weights_of(autoencoder).dtype
     is_temporal = "num_frames" in inspect.signature(autoencoder.decode).parameters
-    is_exact = chunked == "exact" and type(autoencoder) is AutoencoderKLTemporalDecoder and can_stream(autoencoder)
+    is_exact = chunked == "exact" and _is_ours(autoencoder)
 
     def call(part: Float[Tensor, "1 t c h w"]) -> Float[Tensor, "1 t c2 h2 w2"]:
         known = {"num_frames": part.shape[1]} if is_temporal else {}
@@ -43,3 +43,7 @@ def frame_decoder(autoencoder: Component, chunked: Chunked) -> FrameDecoder:
         return decode_in_chunks(call, unscaled, frames_at_once, watch)
 
     return decode
+
+
+def _is_ours(autoencoder: Component) -> bool:
+    return type(autoencoder) is AutoencoderKLTemporalDecoder and can_stream(autoencoder)

@@ -32,12 +32,12 @@ class Kernel:
 
 def kernel_of(conv: nn.Conv2d, device: torch.device) -> Kernel:
     """A 3x3 or 1x1 convolution within frames."""
-    return Kernel(_laid_out(conv.weight.detach().to(device)), conv.bias.detach().to(device))
+    return Kernel(_laid_out(conv.weight.detach().to(device)), _bias(conv, device))
 
 
 def temporal_kernel(conv: nn.Conv3d, device: torch.device) -> Kernel:
     """A convolution over three frames, as one of 3x1 taps over an image whose rows are frames."""
-    return Kernel(_laid_out(conv.weight.detach().to(device)[..., 0]), conv.bias.detach().to(device))
+    return Kernel(_laid_out(conv.weight.detach().to(device)[..., 0]), _bias(conv, device))
 
 
 def doubling_kernel(conv: nn.Conv2d, device: torch.device) -> Kernel:
@@ -51,7 +51,7 @@ def doubling_kernel(conv: nn.Conv2d, device: torch.device) -> Kernel:
     blurred = wide.new_zeros(*wide.shape[:2], 4, 4)
     for y, x in itertools.product((0, 1), (0, 1)):
         blurred[:, :, y : y + 3, x : x + 3] += wide
-    return Kernel(_laid_out(blurred.to(weight.dtype).transpose(0, 1)), conv.bias.detach().to(device), doubles=True)
+    return Kernel(_laid_out(blurred.to(weight.dtype).transpose(0, 1)), _bias(conv, device), doubles=True)
 
 
 def within_frames(
@@ -73,13 +73,22 @@ def within_frames(
         above, below = int(top == 0), int(bottom == source.shape[1])
         window = source[:, top - 1 + above : bottom + 1 - below].to(device)
         band = _convolved(window if norm is None else activated(window, *norm), kernel, above, below)
-        if shortcut is not None:
-            band += _shortened(shortcut[0][:, top:bottom].to(device), shortcut[1])
         scale = 2 if kernel.doubles else 1
-        target[:, scale * top : scale * bottom].copy_(band)
+        written = target[:, scale * top : scale * bottom]
+        if shortcut is None:
+            written.copy_(band)
+        else:
+            band = add_into(written, band, _shortened(shortcut[0][:, top:bottom].to(device), shortcut[1]))
         heights.append(bottom - top)
         found.append(joined([moments_of(frame.flatten(0, 1)) for frame in band]))
     return pooled(found, heights)
+
+
+def add_into(written: Tensor, x: Tensor, other: Tensor, share: float = 1.0) -> Tensor:
+    """other + share x, also written where it is to be parked, which may be `other`."""
+    if written.device == x.device:
+        return torch.add(other, x, alpha=share, out=written)
+    return written.copy_(other.add(x, alpha=share)).to(x.device)
 
 
 def across_frames(x: Float[Tensor, "t p c"], kernel: Kernel) -> Float[Tensor, "t p c2"]:
@@ -92,6 +101,11 @@ def spans(total: int, at_once: int) -> Iterator[tuple[int, int]]:
     """Cut `total` into parts as equal as can be, none above `at_once`."""
     count = -(-total // at_once)
     return itertools.pairwise([index * total // count for index in range(count + 1)])
+
+
+def _bias(conv: nn.Conv2d | nn.Conv3d, device: torch.device) -> Float[Tensor, " o"]:
+    assert conv.bias is not None
+    return conv.bias.detach().to(device)
 
 
 def _laid_out(weight: Tensor) -> Tensor:

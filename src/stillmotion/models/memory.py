@@ -53,8 +53,9 @@ class _Living(TorchDispatchMode):
             out = func(*args, **(kwargs or {}))
         except NotImplementedError:
             out = _like_its_input(func, args)
+        there = {id(x.untyped_storage()) for x in args if isinstance(x, Tensor)}
         for tensor in out if isinstance(out, tuple | list) else (out,):
-            if isinstance(tensor, Tensor) and tensor.is_meta:
+            if isinstance(tensor, Tensor) and tensor.is_meta and id(tensor.untyped_storage()) not in there:
                 self._meet(tensor)
         extra = kernel_bytes(func, args) if self._device.type == "cpu" else 0
         self.peak = max(self.peak, self._now + extra)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import mmap
 import os
 import tempfile
 from typing import Literal
@@ -39,6 +40,28 @@ class Room:
             return torch.empty(shape, dtype=self.dtype, pin_memory=self.device.type == "cuda")
         return torch.empty(shape, dtype=self.dtype, device=self.device)
 
+    def parked(self, frames: int, height: int, width: int, channels: int) -> Float[Tensor, "n h w c"]:
+        """Space for frames that wait for long. Raises UsageError where the disk has no room, MemoryError."""
+        shape = (frames, height, width, channels)
+        is_main_memory = self.device.type == "cpu" and self.park != "disk"
+        return _mapped(shape, self.dtype) if is_main_memory else self.empty(*shape)
+
+
+@dataclasses.dataclass(slots=True)
+class Passing:
+    """Space for one thing that a group of frames needs for a moment: the same memory again and again."""
+
+    room: Room
+    _space: Tensor | None = None
+
+    def take(self, frames: int, height: int, width: int, channels: int) -> Float[Tensor, "n h w c"]:
+        """Space for so many frames; what was there before is lost. Raises as `Room.parked`."""
+        count = frames * height * width * channels
+        if self._space is None or self._space.numel() < count:
+            self._space = None  # before the larger one is made
+            self._space = self.room.parked(1, 1, 1, count).view(-1)
+        return self._space[:count].view(frames, height, width, channels)
+
 
 @dataclasses.dataclass(slots=True)
 class Clip:
@@ -48,9 +71,14 @@ class Clip:
     moments: list[Moments] = dataclasses.field(default_factory=list)
 
     @property
+    def sizes(self) -> list[int]:
+        """Frames of each part."""
+        return [len(part) for part in self.parts]
+
+    @property
     def frames(self) -> int:
         """How many there are."""
-        return sum(len(part) for part in self.parts)
+        return sum(self.sizes)
 
     @property
     def area_and_channels(self) -> tuple[int, int]:
@@ -68,22 +96,34 @@ class Clip:
 
     def like(self, room: Room) -> Clip:
         """Space for as many frames of the same shape, without statistics."""
-        return Clip([room.empty(*part.shape) for part in self.parts])
+        return Clip([room.parked(*part.shape) for part in self.parts])
 
     def columns(self, span: range, device: torch.device) -> Float[Tensor, "t p c"]:
         """A copy of a range of pixels of every frame."""
-        return torch.cat([part.flatten(1, 2)[:, span.start : span.stop].to(device) for part in self.parts])
+        return torch.cat([view.to(device) for view in self.views(span)])
+
+    def views(self, span: range) -> list[Float[Tensor, "n p c"]]:
+        """A range of pixels of every frame, part by part, where it is parked."""
+        return [part.flatten(1, 2)[:, span.start : span.stop] for part in self.parts]
 
     def put(self, span: range, columns: Float[Tensor, "t p c"]) -> None:
         """Write a range of pixels of every frame."""
-        for part, some in zip(self.parts, columns.split([len(part) for part in self.parts]), strict=True):
-            part.flatten(1, 2)[:, span.start : span.stop].copy_(some)
+        for view, some in zip(self.views(span), columns.split(self.sizes), strict=True):
+            view.copy_(some)
 
     def learn(self, moments: Moments) -> None:
         """Take new statistics, a row a frame."""
-        sizes = [len(part) for part in self.parts]
-        each = zip(moments.mean.split(sizes), moments.variance.split(sizes), strict=True)
+        each = zip(moments.mean.split(self.sizes), moments.variance.split(self.sizes), strict=True)
         self.moments = [Moments(mean, variance) for mean, variance in each]
+
+
+def _mapped(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """A tensor in pages of its own: the system has them back when it is given up, which is not so of the heap's."""
+    try:
+        pages = mmap.mmap(-1, torch.Size(shape).numel() * dtype.itemsize)
+    except OSError as error:
+        raise MemoryError(f"no memory for {shape} of {dtype} ({error.strerror})") from None
+    return torch.frombuffer(pages, dtype=dtype).view(shape)
 
 
 def _on_disk(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

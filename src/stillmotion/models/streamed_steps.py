@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -11,11 +12,22 @@ from torch import Tensor, nn
 
 from ..nn.attention import FrameAttention
 from ..nn.mix import Mix
+from ..nn.resample import Upsample
 from ..nn.resnet import ResnetBlock, SpatioTemporalResnet
-from .autoencoder import Decoder
-from .bands import Affine, Kernel, across_frames, doubling_kernel, kernel_of, spans, temporal_kernel, within_frames
+from .autoencoder import Decoder, DecoderLevel
+from .bands import (
+    Affine,
+    Kernel,
+    across_frames,
+    add_into,
+    doubling_kernel,
+    kernel_of,
+    spans,
+    temporal_kernel,
+    within_frames,
+)
 from .moments import Moments, activated, affine, joined, moments_of, pooled
-from .parked import Clip, Room
+from .parked import Clip, Passing, Room
 
 # Bytes of a band on the CPU: what its second-level cache holds, so that norm, activation, product and statistics of a
 # band follow one another without main memory between them.
@@ -46,8 +58,9 @@ class Run:
     """How one video is decoded."""
 
     room: Room
-    # Where what one group of frames needs between two convolutions is.
-    passing: Room
+    # What one group of frames needs between two convolutions, and what it is before them where its size has doubled.
+    hidden: Passing
+    doubled: Passing
     frames_at_once: int
     rows_at_once: int | None
     # Whether temporal blocks at full size keep what lies between their two convolutions, rather than make it twice.
@@ -92,15 +105,17 @@ class _Kernels:
 
 def steps_of(decoder: Decoder) -> Iterator[Step]:
     """The residual blocks in the order in which they run."""
-    middle, doubling = decoder.mid_block, None
-    yield Step(middle.resnets[0], is_full_size=len(decoder.up_blocks) == 1)
-    for resnet in middle.resnets[1:2]:
-        yield Step(resnet, attention=middle.attentions[0], is_full_size=len(decoder.up_blocks) == 1)
-    for index, level in enumerate(decoder.up_blocks):
-        for resnet in level.resnets:
-            yield Step(resnet, doubling=doubling, is_full_size=index == len(decoder.up_blocks) - 1)
+    middle, top = decoder.mid_block, len(decoder.up_blocks) - 1
+    first, *others = (cast(SpatioTemporalResnet | ResnetBlock, each) for each in middle.resnets)
+    yield Step(first, is_full_size=top == 0)
+    for resnet in others[:1]:
+        yield Step(resnet, attention=cast(FrameAttention, middle.attentions[0]), is_full_size=top == 0)
+    doubling = None
+    for index, level in enumerate(cast(Iterable[DecoderLevel], decoder.up_blocks)):
+        for resnet in cast(Iterable[SpatioTemporalResnet | ResnetBlock], level.resnets):
+            yield Step(resnet, doubling=doubling, is_full_size=index == top)
             doubling = None
-        doubling = level.upsamplers[0].conv if "upsamplers" in level._modules else None
+        doubling = cast(Upsample, level.upsamplers[0]).conv if "upsamplers" in level._modules else None
 
 
 def multiplications(decoder: Decoder, height: int, width: int) -> int:
@@ -120,7 +135,7 @@ def enter(run: Run, conv: nn.Conv2d, latents: Float[Tensor, "t c h w"]) -> Clip:
     kernel, clip = kernel_of(conv, run.room.device), Clip()
     rows = run.rows(height, width, kernel.outputs)
     for part in latents.permute(0, 2, 3, 1).split(run.frames(height, width, kernel.outputs)):
-        target = run.room.empty(len(part), height, width, kernel.outputs)
+        target = run.room.parked(len(part), height, width, kernel.outputs)
         clip.append(target, within_frames(part, None, kernel, target, rows))
     return clip
 
@@ -142,7 +157,8 @@ def advance(run: Run, step: Step, clip: Clip) -> Clip:
         for some, known in _doubled(run, kernels.doubling, part, moments):
             made.append(*_twice_within(run, block, kernels, some, known))
             run.worked(work * made.parts[-1].shape[:3].numel())
-        del part, some
+            del some
+        del part
     if isinstance(step.resnet, SpatioTemporalResnet):
         _twice_across(run, step.resnet, made, keeps_hidden=run.keeps_hidden or not step.is_full_size)
     return made
@@ -168,12 +184,13 @@ def peak_bytes(run: Run, decoder: Decoder, frames: int, height: int, width: int)
     """The most memory of the device that so many frames of latents of this size need at once, beside the weights.
 
     For each step: what is parked, what passes between two convolutions of a group of frames, the bands under work,
-    and the step's weights in another layout.
+    and the step's weights in another layout. On the CPU the library lays them out once more, and the heap keeps the
+    space of the largest step's.
     """
     device, size = run.room.device, run.room.dtype.itemsize
     is_here = run.room.park == "device" or (run.room.park == "host" and device.type == "cpu")
-    passes_here = run.passing.park == "device" or is_here
-    channels, peak = decoder.conv_in.out_channels, 0
+    passes_here = run.hidden.room.park == "device" or is_here
+    channels, peak, laid_out = decoder.conv_in.out_channels, 0, 0
     for step in steps_of(decoder):
         before = height * width * channels
         height, width = (height, width) if step.doubling is None else (2 * height, 2 * width)
@@ -189,10 +206,12 @@ def peak_bytes(run: Run, decoder: Decoder, frames: int, height: int, width: int)
             keeps = run.keeps_hidden or not step.is_full_size
             column = len(run.columns(frames, height * width, channels)[0])
             across = is_here * (1 + keeps) * frames * after + 4 * frames * column * channels
-        weights = sum(p.numel() for p in step.resnet.parameters()) + 2 * _doubling_weights(step)
-        peak = max(peak, within + weights, across + weights)
-    last = is_here * frames * height * width * channels + frames * height * width * decoder.conv_out.out_channels
-    return size * max(peak, last, 3 * frames * height * width * decoder.conv_out.out_channels)
+        weights = sum(p.numel() for p in step.resnet.parameters()) + 4 * _doubling_weights(step)
+        laid_out = max(laid_out, 2 * weights)
+        peak = max(peak, within, across) if device.type == "cpu" else max(peak, within + weights, across + weights)
+    images = frames * height * width * decoder.conv_out.out_channels
+    peak = max(peak, is_here * frames * height * width * channels + images, 3 * images)
+    return size * (peak + (laid_out if device.type == "cpu" else 0))
 
 
 def _attend(run: Run, attention: FrameAttention, part: Float[Tensor, "n h w c"]) -> Moments:
@@ -213,7 +232,7 @@ def _doubled(
     height, width, channels = 2 * part.shape[1], 2 * part.shape[2], kernel.outputs
     rows = -(-run.rows(height, width, channels) // 2)
     for some in part.split(run.frames(height, width, channels)):
-        target = run.passing.empty(len(some), height, width, channels)
+        target = run.doubled.take(len(some), height, width, channels)
         yield target, within_frames(some, None, kernel, target, rows)
 
 
@@ -221,12 +240,12 @@ def _twice_within(
     run: Run, block: ResnetBlock, kernels: _Kernels, part: Float[Tensor, "n h w c"], moments: Moments
 ) -> tuple[Float[Tensor, "n h w c2"], Moments]:
     """A residual block within frames: in place, but where channels or size have changed."""
-    shape = (*part.shape[:3], kernels.conv1.outputs)
-    rows = run.rows(shape[1], shape[2], max(part.shape[3], shape[3]))
-    hidden = run.passing.empty(*shape)
+    frames, height, width, inputs = part.shape
+    rows = run.rows(height, width, max(inputs, kernels.conv1.outputs))
+    hidden = run.hidden.take(frames, height, width, kernels.conv1.outputs)
     between = within_frames(part, affine(block.norm1, moments), kernels.conv1, hidden, rows)
-    is_new = kernels.doubling is not None or shape != part.shape
-    target = run.room.empty(*shape) if is_new else part
+    is_new = kernels.doubling is not None or inputs != kernels.conv1.outputs
+    target = run.room.parked(*hidden.shape) if is_new else part
     norm2, shortcut = affine(block.norm2, between), (part, kernels.shortcut)
     return target, within_frames(hidden, norm2, kernels.conv2, target, rows, shortcut)
 
@@ -248,11 +267,10 @@ def _twice_across(run: Run, block: SpatioTemporalResnet, clip: Clip, keeps_hidde
         run.worked(work * len(span))
     norm2, share = affine(temporal.norm2, pooled(found, sizes)), _temporal_share(block.time_mixer)
     for span in columns:
-        x = clip.columns(span, device)
-        h = _moved(x, norm1, conv1) if hidden is None else hidden.columns(span, device)
-        x.add_(_moved(h, norm2, conv2), alpha=share)
-        clip.put(span, x)
-        statistics.append(joined([moments_of(frame) for frame in x]))
+        h = _moved(clip.columns(span, device), norm1, conv1) if hidden is None else hidden.columns(span, device)
+        added = zip(clip.views(span), _moved(h, norm2, conv2).split(clip.sizes), strict=True)
+        made = [add_into(view, some, view.to(device), share) for view, some in added]
+        statistics.append(joined([moments_of(frame) for some in made for frame in some]))
         run.worked(work * len(span))
     clip.learn(pooled(statistics, sizes))
 

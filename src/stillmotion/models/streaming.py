@@ -21,7 +21,7 @@ from ..nn.mix import Mix
 from ..nn.resample import Upsample
 from ..nn.resnet import ResnetBlock, SpatioTemporalResnet, TemporalResnetBlock
 from .autoencoder import Autoencoder, AutoencoderConfig, Decoder, DecoderLevel, DecoderMiddle
-from .parked import Park, Room
+from .parked import Park, Passing, Room
 from .streamed_steps import Run, advance, enter, leave, multiplications, peak_bytes, steps_of
 
 # What a decoder consists of; anything else in one is somebody's own, and is called rather than taken apart.
@@ -107,9 +107,11 @@ def decode_peak_bytes(
 
 
 def _run(room: Room, frames_at_once: int, frames: int, rows_at_once: int | None, worked: Callable[[int], None]) -> Run:
+    passing = dataclasses.replace(room, park="device") if rows_at_once is None else room
     return Run(
         room=room,
-        passing=dataclasses.replace(room, park="device") if rows_at_once is None else room,
+        hidden=Passing(passing),
+        doubled=Passing(passing),
         frames_at_once=min(frames_at_once, frames),
         rows_at_once=rows_at_once,
         keeps_hidden=frames_at_once >= frames,

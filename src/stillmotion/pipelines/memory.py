@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import dataclasses
 import functools
 import gc
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..conditioning import Condition, embed_image, image_latents
 from ..diffusion.guidance import scales
@@ -23,8 +27,9 @@ from ..placement import DTYPES, Branches, Offload, Park, Placement, Stage, owner
 from ..presets import Preset
 from .image_to_video import VideoSettings, guided_denoiser
 
-# Threads, compiled kernels and small buffers of torch's CPU runtime, beside tensors.
-RUNTIME_BYTES = 80 * 2**20
+# Threads, compiled kernels and small buffers of torch's CPU runtime, and what the system's allocator keeps of freed
+# tensors within a stage: measured on small and middling models, where it was 70 to 130 MB.
+RUNTIME_BYTES = 100 * 2**20
 # Branches of guidance, and slices of the feed-forwards, from the fastest on.
 DENOISING: tuple[tuple[Branches, int | None], ...] = (("together", None), ("in-turn", None), ("in-turn", 16))
 # Rows of a frame that are decoded at once where whole frames are too large.
@@ -120,6 +125,7 @@ class Ladder:
 
     def __call__(self, stage_name: str, run: Callable[[], Any]) -> Any:
         while True:
+            trim()
             reason = None
             try:
                 return run()
@@ -161,10 +167,18 @@ def is_out_of_memory(error: BaseException) -> bool:
 def free_caches(device: torch.device) -> None:
     """Give back what is no longer used: cycles of Python, and the blocks that a device's allocator keeps."""
     gc.collect()
+    trim()
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
+
+
+def trim() -> None:
+    """Give back what the C library keeps of freed tensors, where it is glibc: frames of up to 32 MB stay otherwise."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def out_of_memory(load: Workload, stage_name: str) -> str:
@@ -214,6 +228,8 @@ def _offloads(placement: Placement) -> tuple[Offload, ...]:
 def _denoising(load: Workload, placement: Placement) -> Iterator[Placement]:
     alone = _branches(load.video) == 1
     for branches, slices in DENOISING:
+        if slices is not None and placement.device == "cpu":  # which works on few pixels at a time in any case
+            return
         if not (alone and branches == "in-turn" and slices is None):
             kept = placement.savings.branches if alone else branches
             yield _saving(placement, branches=kept, slices=slices)
@@ -225,7 +241,7 @@ def _decoding(load: Workload, placement: Placement) -> Iterator[Placement]:
         return
     at_once = min(load.video.chunk or load.video.frames, load.video.frames)
     yield _saving(placement, decode_frames=None, decode_rows=None, park="device")
-    while at_once > 4 and placement.device != "cpu":  # a CPU holds no more frames than its cache, whatever the chunk
+    while at_once >= 8 and placement.device != "cpu":  # a CPU holds no more frames than its cache, whatever the chunk
         at_once //= 4
         yield _saving(placement, decode_frames=at_once, decode_rows=None, park="device")
     parks: tuple[Park, ...] = ("device", "disk") if placement.device == "cpu" else ("device", "host", "disk")
@@ -248,16 +264,18 @@ def _branches(video: VideoSettings) -> int:
 
 
 def _peak(load: Workload, placement: Placement, stage: str) -> StagePeak:
-    network = {"embed": "image_encoder", "encode": "autoencoder", "denoise": "unet", "decode": "autoencoder"}[stage]
+    decoder = "autoencoder" if load.video.decoder == load.preset.autoencoder.decoder else "image_decoder"
+    network = {"embed": "image_encoder", "encode": "autoencoder", "denoise": "unet", "decode": decoder}[stage]
     working = _working(load, placement, stage)
     if torch.device(placement.device).type == "cpu":
         working += RUNTIME_BYTES
-    return StagePeak(stage, _resident(load.preset, placement, network), working)
+    return StagePeak(stage, _resident(load, placement, network), working)
 
 
-def _resident(preset: Preset, placement: Placement, network: str) -> int:
+def _resident(load: Workload, placement: Placement, network: str) -> int:
     """Bytes of weights on the device while one network works."""
-    sizes = _sizes(preset, placement.dtype)
+    preset = load.preset
+    sizes = _sizes(preset, placement.dtype, load.video.decoder != preset.autoencoder.decoder)
     if placement.offload == "none":
         return sum(sizes.values())
     if placement.offload == "model" or placement.device == "cpu":
@@ -279,16 +297,18 @@ def _networks(preset: Preset) -> Components:
 
 def _dtype_of(preset: Preset, dtype: str, network: str) -> torch.dtype:
     """As Stage.dtype_of: an autoencoder that overflows in float16 runs in float32."""
-    raised = dtype == "float16" and network == "autoencoder" and preset.autoencoder.force_upcast
+    raised = dtype == "float16" and network in ("autoencoder", "image_decoder") and preset.autoencoder.force_upcast
     return torch.float32 if raised else DTYPES[dtype]
 
 
 @functools.lru_cache(maxsize=8)
-def _sizes(preset: Preset, dtype: str) -> dict[str, int]:
-    """Bytes of each network that a generation needs."""
-    networks = _networks(preset).networks()
-    names = ("image_encoder", "autoencoder", "unet")
-    return {name: weight_bytes(networks[name], _dtype_of(preset, dtype, name)) for name in names}
+def _sizes(preset: Preset, dtype: str, has_image_decoder: bool = True) -> dict[str, int]:
+    """Bytes of each network that a generation needs. An image decoder shares the encoder of the autoencoder."""
+    parts: dict[str, nn.Module] = dict(_networks(preset).networks())
+    parts["image_decoder"] = _networks(preset).networks()["image_decoder"].get_submodule("decoder")
+    if not has_image_decoder:
+        del parts["image_decoder"]
+    return {name: weight_bytes(part, _dtype_of(preset, dtype, name)) for name, part in parts.items()}
 
 
 @functools.lru_cache(maxsize=8)
@@ -310,7 +330,7 @@ def _working(load: Workload, placement: Placement, stage: str) -> int:
 @functools.lru_cache(maxsize=16)
 def _encoding_bytes(preset: Preset, dtype: str, device: str, stage: str, size: tuple[int, int]) -> int:
     components = _networks(preset)
-    network = components.image_encoder if stage == "embed" else components.autoencoder
+    network: nn.Module = components.image_encoder if stage == "embed" else components.autoencoder
     network.to(_dtype_of(preset, dtype, "image_encoder" if stage == "embed" else "autoencoder"))
     image = torch.empty(1, 3, size[1], size[0], device=META)
 

@@ -111,7 +111,18 @@ class Request:
         return image_record(source.name, picture.image, keep_pixels=not self.settings.private)
 
     def advice(self, picture: Picture) -> tuple[str, ...]:
-        """One line where the size is none of the training's, or where nobody chose it and another suits better."""
+        """One line for an option that the fit makes no use of, and one where another size would suit better."""
+        return (*self._unused(), *self._about_size(picture))
+
+    def _unused(self) -> tuple[str, ...]:
+        given_for = {"focus": (self.settings.focus, "crop"), "pad-colour": (self.settings.pad_colour, "pad")}
+        return tuple(
+            f"--{name} changes nothing with --fit {self.fit}; it is for --fit {wanted}."
+            for name, (value, wanted) in given_for.items()
+            if value is not None and self.fit != wanted
+        )
+
+    def _about_size(self, picture: Picture) -> tuple[str, ...]:
         trained = self.preset.defaults.trained_sizes
         if not is_trained(picture.image.size, trained):
             sizes = ", ".join(f"{w}x{h}" for w, h in trained)

@@ -32,6 +32,11 @@ def test_what_is_returned_or_kept_counts_until_the_end() -> None:
     assert peak_bytes(lambda: kept.extend(x + i for i in range(5)), GPU) == 5 * KB
 
 
+def test_views_of_what_was_there_before_take_nothing() -> None:
+    x, weight = torch.empty(10, 100, device=META), torch.empty(50, 100, device=META)
+    assert peak_bytes(lambda: F.linear(x.view(2, 5, 100), weight), GPU) == 10 * 50 * 4
+
+
 def test_attention_holds_no_scores() -> None:
     q = torch.empty(1, 1, 1000, 25, device=META)
     assert peak_bytes(lambda: F.scaled_dot_product_attention(q, q, q), CPU) == q.nbytes

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -170,6 +172,47 @@ def test_the_weights_stay_as_they_are(temporal: Autoencoder) -> None:
     decode_streamed(temporal, z, 1)
     assert torch.equal(z, given)
     assert all(torch.equal(tensor, before[name]) for name, tensor in temporal.state_dict().items())
+
+
+MEASURED = """
+import sys, torch
+from stillmotion.models.autoencoder import Autoencoder, AutoencoderConfig
+from stillmotion.models.streaming import decode_peak_bytes, decode_streamed
+
+def resident(name):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name)) * 1024
+
+torch.set_num_threads(1)
+cfg = AutoencoderConfig(channels=(64, 128), layers=1)
+autoencoder, latents, chunk = Autoencoder(cfg).requires_grad_(False), torch.randn(1, 8, 4, 120, 128), int(sys.argv[1])
+decode_streamed(autoencoder, latents[:, :1, :, :4, :4], 1)
+before = resident("VmRSS")
+open("/proc/self/clear_refs", "w").write("5")
+decode_streamed(autoencoder, latents, chunk)
+predicted = decode_peak_bytes(cfg, (8, 120, 128), chunk, torch.float32, torch.device("cpu"))
+print(predicted / (resident("VmHWM") - before))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the kernel's own account of memory")
+@pytest.mark.parametrize("chunk", [1, 8])
+def test_the_predicted_peak_is_the_measured_one(chunk: int) -> None:
+    ran = subprocess.run([sys.executable, "-c", MEASURED, str(chunk)], capture_output=True, text=True, check=True)
+    assert 0.85 < float(ran.stdout) < 1.2
+
+
+def test_the_predicted_peak_grows_with_what_is_kept() -> None:
+    def peak(frames: int, chunk: int, **changes: Any) -> int:
+        cfg, device = AutoencoderConfig(), torch.device("cpu")
+        return decode_peak_bytes(cfg, (frames, 40, 72), chunk, torch.float32, device, **changes)
+
+    parked_bytes = 25 * 128 * 320 * 576 * 4
+    assert parked_bytes < peak(25, 1) < 1.35 * parked_bytes
+    assert peak(25, 25) > peak(25, 1) + 0.8 * parked_bytes
+    assert peak(25, 1, park="disk") < 0.3 * parked_bytes
+    assert peak(25, 1, park="disk", rows_at_once=8) < peak(25, 1, park="disk")
+    assert peak(50, 1) > 1.8 * peak(25, 1) - parked_bytes / 4
 
 
 class Replaced(nn.Conv2d):

@@ -90,7 +90,7 @@ def test_one_branch_is_half_of_two() -> None:
     in_turn = dataclasses.replace(GPU, savings=Savings(branches="in-turn"))
     both = predict(load, GPU).peaks[2].working_bytes
     assert predict(alone, GPU).peaks[2].working_bytes < 0.6 * both
-    assert predict(load, in_turn).peaks[2].working_bytes < 0.7 * both
+    assert predict(load, in_turn).peaks[2].working_bytes < 0.6 * both
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,8 @@ def test_one_branch_is_half_of_two() -> None:
 def test_savings_change_no_frame_beyond_rounding(tiny_components: Components, savings: dict[str, Any]) -> None:
     plain = animate(Stage(tiny_components, CPU), image(), SMALL, [5])
     frugal = Stage(tiny_components, dataclasses.replace(CPU, savings=parse(Savings, savings)))
-    torch.testing.assert_close(animate(frugal, image(), SMALL, [5]), plain, rtol=0, atol=2e-5)
+    # The order of sums differs in float32, and this network of random weights multiplies the difference.
+    torch.testing.assert_close(animate(frugal, image(), SMALL, [5]), plain, rtol=0, atol=3e-4)
 
 
 class Short(nn.Module):
@@ -131,7 +132,7 @@ ERRORS = (
 LAYERS: dict[str, Callable[[Components], nn.Module]] = {
     "encode": lambda components: components.autoencoder.quant_conv,
     "denoise": lambda components: components.unet.conv_in,
-    "decode": lambda components: components.autoencoder.decoder.mid_block.attentions[0],
+    "decode": lambda components: components.autoencoder.decoder.conv_in,
 }
 
 
@@ -169,7 +170,7 @@ def test_a_stage_that_runs_out_of_memory_goes_on(
         return ladder(name, counted)
 
     made = animate(stage, image(), SMALL, [5], attempt=attempt)
-    torch.testing.assert_close(made, plain, rtol=0, atol=2e-5)
+    torch.testing.assert_close(made, plain, rtol=0, atol=3e-4)
     assert failing.left == 0 and len(ladder.notes) == 1 and stage_name in ladder.notes[0]
     assert calls == {"encode": 1, "denoise": 1, "decode": 1} | {stage_name: 2}  # nothing before it is done again
     assert stage.placement != CPU

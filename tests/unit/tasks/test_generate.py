@@ -149,3 +149,21 @@ def test_resuming_into_a_file_that_was_made_otherwise_is_refused_before_any_work
 def test_seeds_beyond_what_a_recipe_holds_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="seed"):
         plan(asked(tmp_path, seed=2**63 - 1))
+
+
+def test_an_option_that_the_fit_makes_no_use_of_is_said(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    Image.new("RGB", (40, 30)).save(tmp_path / "one" / "a.png")
+    for name, given, said in (
+        ("a", {"fit": "crop", "pad_colour": "red"}, "--pad-colour changes nothing with --fit crop"),
+        ("b", {"fit": "stretch", "focus": (0, 0)}, "--focus changes nothing with --fit stretch"),
+        ("c", {"fit": "pad", "pad_colour": "red"}, None),
+    ):
+        settings = dataclasses.replace(
+            asked(tmp_path, output=tmp_path / f"{name}.mp4", **given), image=str(tmp_path / "one")
+        )
+        (made,) = generate(settings)
+        assert [note for note in made.notes if "changes nothing" in note and note.startswith(said or "-")] == [
+            note for note in made.notes if "changes nothing" in note
+        ]
+        assert any("changes nothing" in note for note in made.notes) == (said is not None)

@@ -28,6 +28,31 @@ def test_empty_places_take_the_models_own_defaults() -> None:
     assert (svd.fps, svd.motion_bucket, svd.noise_aug) == (7.0, 127.0, 0.02)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("8GB", 8 * 10**9),
+        ("900 MB", 900 * 10**6),
+        ("7.5GiB", 15 * 2**29),
+        ("512kib", 512 * 2**10),
+        ("auto", "auto"),
+        ("recipe", "recipe"),
+        (5 * 10**9, 5 * 10**9),
+        (None, None),
+    ],
+)
+def test_memory_is_read_with_its_unit(text: object, expected: object) -> None:
+    assert settings(memory=text).memory == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["8", "8G", "GB", "-1GB", "1e9B", "inf GB", "", "8GBB", "0GB", 0, -5, 1.5, True, "٣GB"]
+)
+def test_memory_that_means_nothing_is_refused(text: object) -> None:
+    with pytest.raises(ConfigError, match="memory"):
+        settings(memory=text)
+
+
 def test_what_is_given_wins_also_where_it_is_zero() -> None:
     video = video_settings(settings(motion=0, noise_aug=0, frames=3, guidance="2:4"), TINY)
     assert (video.motion_bucket, video.noise_aug, video.frames) == (0, 0, 3)

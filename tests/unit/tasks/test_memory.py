@@ -1,0 +1,103 @@
+"""--memory from the request to the recipe: refused before anything is read, kept to, recorded, and repeated."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from stillmotion.errors import UsageError
+from stillmotion.pipelines import image_to_video
+from stillmotion.placement import Placement, Savings
+from stillmotion.recipe import Recipe, read_recipe
+from stillmotion.tasks import generate as module
+from stillmotion.tasks import memory
+from stillmotion.tasks.generate import generate, plan
+from stillmotion.tasks.repeat import RepeatSettings, repeat
+from stillmotion.tasks.settings import GenerateSettings
+
+
+def asked(folder: Path, **given: Any) -> GenerateSettings:
+    image = folder / "photo.png"
+    Image.new("RGB", (40, 30), (10, 200, 90)).save(image)
+    quick = {"steps": 1, "frames": 3, "size": (64, 64), "dtype": "float32", "output": folder / "a.mp4"}
+    return GenerateSettings(image=str(image), **quick | given)
+
+
+def test_a_budget_below_the_floor_is_refused_before_weights_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "load", lambda *given, **named: pytest.fail("weights were read"))
+    with pytest.raises(UsageError, match=r"memory is 5 MB, and 3 frames of 64x64 with tiny need"):
+        list(generate(asked(tmp_path, memory=5 * 10**6)))
+
+
+def test_a_cpu_is_left_alone_where_memory_suffices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = plan(asked(tmp_path))
+    assert planned.memory.placement == Placement(device="cpu", dtype="float32")
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 120 * 10**6)
+    short = plan(asked(tmp_path)).memory
+    assert short.placement != planned.memory.placement and short.peak_bytes < planned.memory.peak_bytes
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 10**6)  # what fits least badly is tried
+    assert plan(asked(tmp_path)).memory.placement.offload == "model"
+    with pytest.raises(UsageError, match="memory is"):
+        plan(asked(tmp_path, memory="auto"))
+
+
+def test_what_python_holds_counts_towards_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "held_bytes", lambda: 10**9)
+    with pytest.raises(UsageError, match=r"memory is 1\.00 GB"):
+        plan(asked(tmp_path, memory="1GB"))
+    assert plan(asked(tmp_path, memory="2GB")).memory.placement.offload == "none"
+
+
+def test_a_small_budget_is_kept_recorded_and_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "held_bytes", lambda: 0)
+    floor = plan(asked(tmp_path)).memory
+    whole = next(generate(asked(tmp_path)))
+    with pytest.raises(UsageError) as caught:
+        plan(asked(tmp_path, memory=10**6, force=True))
+    need = int(str(caught.value).partition("tiny need ")[2].split()[0]) + 1
+    small = next(generate(asked(tmp_path, memory=f"{need}MB", output=tmp_path / "small.mp4")))
+    assert small.recipe is not None and whole.recipe is not None and small.path is not None
+    assert small.recipe.plan.offload == "model" and small.recipe.plan.savings.branches == "in-turn"
+    assert floor.peak_bytes > need * 10**6
+    again = repeat(RepeatSettings(file=small.path, output=tmp_path / "again.mp4"))
+    assert again.is_identical and again.differences == ()
+    other = repeat(RepeatSettings(file=small.path, output=tmp_path / "other.mp4", set=("memory=20GB", "offload=none")))
+    assert "offload none instead of model" in other.differences
+    assert "branches together instead of in-turn" in other.differences
+
+
+def test_running_out_of_memory_is_said_and_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left, decode = [1], image_to_video.decode
+
+    def failing(*given: Any) -> torch.Tensor:
+        if left:
+            left.pop()
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return decode(*given)
+
+    monkeypatch.setattr(image_to_video, "decode", failing)
+    made = next(generate(asked(tmp_path)))
+    assert made.recipe is not None and made.recipe.plan.savings == Savings(decode_frames=1)
+    assert any("ran out of memory in decode" in note for note in made.notes)
+
+
+def test_a_recipe_from_before_savings_still_reads(tmp_path: Path) -> None:
+    made = next(generate(asked(tmp_path)))
+    assert made.recipe is not None
+    document = json.loads(made.recipe.to_json())
+    del document["plan"]["savings"]
+    old = tmp_path / "old.json"
+    old.write_text(json.dumps(document))
+    assert read_recipe(old) == made.recipe and isinstance(made.recipe, Recipe)
+
+
+def test_memory_as_the_recipe_says_needs_a_recipe(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no recipe"):
+        plan(asked(tmp_path, memory="recipe"))
