@@ -190,7 +190,7 @@ def peak_bytes(run: Run, decoder: Decoder, frames: int, height: int, width: int)
     device, size = run.room.device, run.room.dtype.itemsize
     is_here = run.room.park == "device" or (run.room.park == "host" and device.type == "cpu")
     passes_here = run.hidden.room.park == "device" or is_here
-    channels, peak, laid_out = decoder.conv_in.out_channels, 0, 0
+    channels, peak, laid_out, passing = decoder.conv_in.out_channels, 0, 0, 0
     for step in steps_of(decoder):
         before = height * width * channels
         height, width = (height, width) if step.doubling is None else (2 * height, 2 * width)
@@ -198,14 +198,14 @@ def peak_bytes(run: Run, decoder: Decoder, frames: int, height: int, width: int)
         after, widest = height * width * channels, max(inputs, channels)
         group = min(frames, run.frames(height, width, widest))
         parked = max(frames * before + group * after, frames * after + group * before)
-        passing = group * (after + (height * width * inputs if step.doubling is not None else 0))
+        passing = max(passing, group * (after + (height * width * inputs if step.doubling is not None else 0)))
         band = 3 * group * min(height, run.rows(height, width, widest) + 2) * width * widest
         within = is_here * (frames * after if before == after else parked) + passes_here * passing + band
         across = 0
         if isinstance(step.resnet, SpatioTemporalResnet):
             keeps = run.keeps_hidden or not step.is_full_size
             column = len(run.columns(frames, height * width, channels)[0])
-            across = is_here * (1 + keeps) * frames * after + 4 * frames * column * channels
+            across = is_here * (1 + keeps) * frames * after + passes_here * passing + 4 * frames * column * channels
         weights = sum(p.numel() for p in step.resnet.parameters()) + 4 * _doubling_weights(step)
         laid_out = max(laid_out, 2 * weights)
         peak = max(peak, within, across) if device.type == "cpu" else max(peak, within + weights, across + weights)

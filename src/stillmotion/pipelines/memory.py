@@ -108,7 +108,9 @@ def at_most(load: Workload, placement: Placement) -> int:
     latent_pixels = pixels // unit**2
     size = DTYPES[placement.dtype].itemsize
     denoise = 2 * 40 * latent_pixels * max(c / 4**i for i, c in enumerate(unet.channels)) * size
-    decode = 16 * pixels * max(c / 4**i for i, c in enumerate(autoencoder.channels)) * 4
+    is_exact = load.video.chunked == "exact"
+    frame = 16 * load.width * load.height * max(c / 4**i for i, c in enumerate(autoencoder.channels)) * 4
+    decode = max(frame, _decoding_bytes(load, placement)) if is_exact else frame * load.video.frames
     return sum(_sizes(load.preset, placement.dtype).values()) + int(max(denoise, decode)) + RUNTIME_BYTES
 
 
@@ -330,8 +332,8 @@ def _working(load: Workload, placement: Placement, stage: str) -> int:
 @functools.lru_cache(maxsize=16)
 def _encoding_bytes(preset: Preset, dtype: str, device: str, stage: str, size: tuple[int, int]) -> int:
     components = _networks(preset)
-    network: nn.Module = components.image_encoder if stage == "embed" else components.autoencoder
-    network.to(_dtype_of(preset, dtype, "image_encoder" if stage == "embed" else "autoencoder"))
+    name = "image_encoder" if stage == "embed" else "autoencoder"
+    components.networks()[name].to(_dtype_of(preset, dtype, name))
     image = torch.empty(1, 3, size[1], size[0], device=META)
 
     def run() -> None:
