@@ -419,8 +419,10 @@ def test_a_result_is_read_by_name_and_by_place():
 def test_a_compiled_unet_works_in_the_pipeline(pipe, tmp_path):
     expected = pipe(**small()).frames
     pipe.unet = torch.compile(pipe.unet, backend="eager", fullgraph=True)
-    torch.testing.assert_close(pipe(**small()).frames, expected)
-    torch.testing.assert_close(pipe(**small()).frames, expected)  # diffusers' second image failed: issue 10317
+    # A compiled network is called as it is, ours is prepared first: they differ by rounding.
+    near = {"rtol": 0, "atol": 1e-3 * float(expected.std())}
+    torch.testing.assert_close(pipe(**small()).frames, expected, **near)
+    torch.testing.assert_close(pipe(**small()).frames, expected, **near)  # diffusers' second image failed: issue 10317
     pipe.save_pretrained(tmp_path)
     again = UNetSpatioTemporalConditionModel.from_pretrained(tmp_path, subfolder="unet")
     assert torch.equal(again.conv_in.weight, pipe.unet.conv_in.weight)
@@ -461,7 +463,9 @@ def test_dtypes_and_devices(pipe):
 def test_offload_leaves_the_result_and_the_networks_where_they_were(kind, pipe):
     expected = pipe(**small(output_type="pt")).frames
     pipe._offload = (kind, torch.device("cpu"))
-    assert torch.equal(pipe(**small(output_type="pt")).frames, expected)
+    # With hooks the network is called as it is, and not prepared: it differs by rounding.
+    atol = 0 if kind == "model" else 3e-4
+    torch.testing.assert_close(pipe(**small(output_type="pt")).frames, expected, rtol=0, atol=atol)
     assert not any(module._forward_hooks for module in pipe.unet.modules())
 
 

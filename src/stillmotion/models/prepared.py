@@ -77,9 +77,11 @@ class Prepared:
 
     def __init__(self, unet: UNet, context: Float[Tensor, "b 1 d"], numbers: Float[Tensor, "1 k"]) -> None:
         self._unet = unet
-        self._numbers = numbers
+        # Never one row alone: torch's product with a vector rounds otherwise where weights lie otherwise in memory.
+        self._numbers = numbers.expand(2, -1)
+        rows = torch.cat([context, context])
         self._looks = {
-            block.attn2: block.attn2.of_one_token(context)[:, 0]
+            block.attn2: block.attn2.of_one_token(rows)[: len(context), 0]
             for block in unet.modules()
             if isinstance(block, SpatialTransformerBlock | TemporalTransformerBlock)
         }
@@ -88,7 +90,7 @@ class Prepared:
     def __call__(self, x: Float[Tensor, "b t c h w"], c_noise: Float[Tensor, " b"]) -> Float[Tensor, "b t c2 h w"]:
         """As UNet.forward. `c_noise` is one level, given for each row."""
         unet = self._unet
-        embedding = F.silu(unet.embed(c_noise[:1], self._numbers, x.dtype))
+        embedding = F.silu(unet.embed(c_noise[:1].expand(2), self._numbers, x.dtype))
         pixels = x.permute(0, 1, 3, 4, 2).contiguous()
         skips = [_framewise(pixels, _convolution(unet.conv_in, pixels.flatten(0, 1)))]
         for level in unet.down_blocks:
@@ -126,7 +128,7 @@ class Prepared:
         return h
 
     def _resnet(
-        self, block: SpatioTemporalResnet, x: Float[Tensor, "b t h w c"], embedding: Float[Tensor, "1 e"]
+        self, block: SpatioTemporalResnet, x: Float[Tensor, "b t h w c"], embedding: Float[Tensor, "2 e"]
     ) -> Float[Tensor, "b t h w c2"]:
         spatial, temporal = block.spatial_res_block, block.temporal_res_block
         like = x.flatten(0, 1)[: _rows_at_once(x)]
@@ -188,8 +190,8 @@ class Prepared:
 
     def _position(self, layer: SpatioTemporalTransformer, frames: int, like: Tensor) -> Float[Tensor, "t c"]:
         if (layer, frames) not in self._positions:
-            waves = sinusoid(torch.arange(frames, device=like.device), layer.channels)
-            self._positions[layer, frames] = layer.time_pos_embed(waves.to(like.dtype))
+            waves = sinusoid(torch.arange(max(2, frames), device=like.device), layer.channels)
+            self._positions[layer, frames] = layer.time_pos_embed(waves.to(like.dtype))[:frames]
         return self._positions[layer, frames]
 
 
@@ -283,7 +285,7 @@ def _activated(rows: Float[Tensor, "r h w c"], norm: nn.GroupNorm) -> Float[Tens
     return F.silu(_normalised(rows, norm), inplace=True)
 
 
-def _shift(block: ResnetBlock | TemporalResnetBlock, embedding: Float[Tensor, "1 e"]) -> Float[Tensor, " c"]:
+def _shift(block: ResnetBlock | TemporalResnetBlock, embedding: Float[Tensor, "2 e"]) -> Float[Tensor, " c"]:
     assert block.time_emb_proj is not None, "every residual block of the U-Net has one"
     return block.time_emb_proj(embedding)[0]
 
