@@ -14,8 +14,8 @@ stays the reference:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar, cast
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar, cast
 
 import torch
 from jaxtyping import Float
@@ -36,8 +36,13 @@ from .unet import DownLevel, UNet, UpLevel
 # float32, beside a hidden tensor of 10 MB.
 PIXELS_AT_ONCE = 2048
 
+# A network up to this size keeps its weights as the library orders them; a larger one orders them anew in every step.
+KEPT_BYTES = 256 * 2**20
+
 Kind = TypeVar("Kind", bound=nn.Module)
+Made = TypeVar("Made")
 Network = Callable[[Tensor, Tensor], Tensor]
+AnyConvolution = Convolution | WinogradConvolution
 
 
 def prepared(unet: nn.Module, context: Float[Tensor, "b n d"], numbers: Float[Tensor, "b k"]) -> Network | None:
@@ -86,6 +91,8 @@ class Prepared:
             if isinstance(block, SpatialTransformerBlock | TemporalTransformerBlock)
         }
         self._positions: dict[tuple[nn.Module, int], Tensor] = {}
+        self._keeps = sum(parameter.nbytes for parameter in unet.parameters()) <= KEPT_BYTES
+        self._kept: dict[Hashable, Any] = {}
 
     def __call__(self, x: Float[Tensor, "b t c h w"], c_noise: Float[Tensor, " b"]) -> Float[Tensor, "b t c2 h w"]:
         """As UNet.forward. `c_noise` is one level, given for each row."""
@@ -124,24 +131,34 @@ class Prepared:
                 h = self._transformer(layer, h)
         if "upsamplers" in level._modules:
             for layer in _as_kind(Upsample, level.upsamplers):
-                h = _enlarged(layer, h, (skips[-1].shape[2], skips[-1].shape[3]))
+                h = self._enlarged(layer, h, (skips[-1].shape[2], skips[-1].shape[3]))
         return h
+
+    def _enlarged(
+        self, layer: Upsample, x: Float[Tensor, "b t h w c"], size: tuple[int, int]
+    ) -> Float[Tensor, "b t h2 w2 c"]:
+        if size != (2 * x.shape[2], 2 * x.shape[3]):  # an odd size was rounded up on the way down
+            return layer(x.permute(0, 1, 4, 2, 3), size).permute(0, 1, 3, 4, 2).contiguous()
+        like, conv = x.flatten(0, 1)[: _rows_at_once(x)], layer.conv
+        bias = cast(Tensor, conv.bias)
+        double = self._ready((layer, like.shape), lambda: DoublingConvolution(conv.weight, bias, like))
+        return _framewise(x, double)
 
     def _resnet(
         self, block: SpatioTemporalResnet, x: Float[Tensor, "b t h w c"], embedding: Float[Tensor, "2 e"]
     ) -> Float[Tensor, "b t h w c2"]:
         spatial, temporal = block.spatial_res_block, block.temporal_res_block
         like = x.flatten(0, 1)[: _rows_at_once(x)]
-        conv1 = _convolution(spatial.conv1, like, _shift(spatial, embedding))
-        conv2 = _convolution(spatial.conv2, like)
-        shortcut = spatial.conv_shortcut and _product(spatial.conv_shortcut, like)
+        conv1, conv2 = self._convolution(spatial.conv1, like), self._convolution(spatial.conv2, like)
+        shortcut = spatial.conv_shortcut and self._product(spatial.conv_shortcut, like)
+        shift = _shift(spatial, embedding)
 
         def within_frames(rows: Float[Tensor, "r h w c"]) -> Float[Tensor, "r h w c2"]:
-            h = conv1(_activated(rows, spatial.norm1))
+            h = conv1(_activated(rows, spatial.norm1), shift=shift)
             return conv2(_activated(h, spatial.norm2), rows if shortcut is None else shortcut(rows))
 
         h = _framewise(x, within_frames)
-        change = _across_frames(temporal, h.flatten(2, 3), _shift(temporal, embedding))
+        change = self._across_frames(temporal, h.flatten(2, 3), _shift(temporal, embedding))
         # alpha h + (1 - alpha)(h + change)
         return h.add_(change.view_as(h), alpha=1 - _frame_share(block.time_mixer))
 
@@ -149,7 +166,7 @@ class Prepared:
         self, layer: SpatioTemporalTransformer, x: Float[Tensor, "b t h w c"]
     ) -> Float[Tensor, "b t h w c"]:
         like = x.flatten(0, 1)[: _rows_at_once(x)]
-        enter, leave = _product(layer.proj_in, like), _product(layer.proj_out, like)
+        enter, leave = self._product(layer.proj_in, like), self._product(layer.proj_out, like)
         tokens = _framewise(x, lambda rows: enter(_normalised(rows, layer.norm))).flatten(2, 3)
         position = self._position(layer, x.shape[1], tokens)
         blocks = zip(
@@ -167,7 +184,7 @@ class Prepared:
         """The block of each frame, in place, some frames at a time."""
         look = self._looks[block.attn2].repeat_interleave(tokens.shape[1], dim=0)
         frames = max(1, _pixels_at_once(tokens) // tokens.shape[2])
-        layers = _Layers(block, frames * tokens.shape[2])
+        layers = self._layers(block, frames * tokens.shape[2])
         for x, seen in zip(tokens.flatten(0, 1).split(frames), look.split(frames), strict=True):
             x.copy_(layers(x, seen[:, None]))
 
@@ -182,7 +199,9 @@ class Prepared:
         videos, frames = tokens.shape[:2]
         look = self._looks[block.attn2]
         pixels = max(1, _pixels_at_once(tokens) // (videos * frames))
-        layers, enter = _Layers(block, videos * frames * pixels), _Feed(block.ff_in, videos * frames * pixels)
+        rows = videos * frames * pixels
+        layers = self._layers(block, rows)
+        enter = self._ready((block.ff_in, rows), lambda: _Feed(block.ff_in, rows))
         for part in tokens.split(pixels, dim=2):
             x = (part + position[:, None]).transpose(1, 2).flatten(0, 1)
             x = layers(enter(block.norm_in, x), look.repeat_interleave(part.shape[2], dim=0)[:, None])
@@ -193,6 +212,34 @@ class Prepared:
             waves = sinusoid(torch.arange(max(2, frames), device=like.device), layer.channels)
             self._positions[layer, frames] = layer.time_pos_embed(waves.to(like.dtype))[:frames]
         return self._positions[layer, frames]
+
+    def _across_frames(
+        self, block: TemporalResnetBlock, x: Float[Tensor, "b t n c"], shift: Float[Tensor, " c"]
+    ) -> Float[Tensor, "b t n c"]:
+        """What a temporal residual block adds to its input."""
+        pixels = max(1, _pixels_at_once(x) // (x.shape[0] * x.shape[1]))
+        like = x[:, :, :pixels]
+        conv1, conv2 = self._convolution(block.conv1, like), self._convolution(block.conv2, like)
+        h = _pixelwise(_activated(x, block.norm1), pixels, lambda part: conv1(part, shift=shift))
+        return _pixelwise(_activated(h, block.norm2), pixels, conv2)
+
+    def _layers(self, block: SpatialTransformerBlock | TemporalTransformerBlock, rows: int) -> _Layers:
+        return self._ready((block, rows), lambda: _Layers(block, rows))
+
+    def _product(self, layer: nn.Linear | nn.Conv2d, like: Float[Tensor, "r h w c"]) -> Product:
+        rows = like.shape[:-1].numel()
+        return self._ready((layer, rows), lambda: Product(layer.weight.flatten(1), layer.bias, rows))
+
+    def _convolution(self, layer: nn.Conv2d | nn.Conv3d, like: Float[Tensor, "r h w c"]) -> AnyConvolution:
+        return self._ready((layer, like.shape), lambda: _convolution(layer, like))
+
+    def _ready(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """What `make` makes, kept for the next step where the network is small."""
+        if not self._keeps:
+            return make()
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
 
 
 class _Layers:
@@ -230,16 +277,6 @@ class _Feed:
         return self._last.with_other(hidden, x, "add")
 
 
-def _across_frames(
-    block: TemporalResnetBlock, x: Float[Tensor, "b t n c"], shift: Float[Tensor, " c"]
-) -> Float[Tensor, "b t n c"]:
-    """What a temporal residual block adds to its input."""
-    pixels = max(1, _pixels_at_once(x) // (x.shape[0] * x.shape[1]))
-    like = x[:, :, :pixels]
-    h = _pixelwise(_activated(x, block.norm1), pixels, _convolution(block.conv1, like, shift))
-    return _pixelwise(_activated(h, block.norm2), pixels, _convolution(block.conv2, like))
-
-
 def _pixelwise(
     x: Float[Tensor, "b t n c"], pixels: int, run: Callable[[Float[Tensor, "b t m c"]], Float[Tensor, "b t m c"]]
 ) -> Float[Tensor, "b t n c"]:
@@ -263,18 +300,11 @@ def _pixels_at_once(x: Tensor) -> int:
     return PIXELS_AT_ONCE if x.device.type == "cpu" else x.numel() // x.shape[-1]
 
 
-def _product(layer: nn.Linear | nn.Conv2d, like: Float[Tensor, "r h w c"]) -> Product:
-    return Product(layer.weight.flatten(1), layer.bias, like.shape[:-1].numel())
-
-
-def _convolution(
-    layer: nn.Conv2d | nn.Conv3d, like: Float[Tensor, "r h w c"], shift: Float[Tensor, " d"] | None = None
-) -> Convolution | WinogradConvolution:
-    """A layer with an addition to its bias. For one over frames they are the rows of a wide image."""
+def _convolution(layer: nn.Conv2d | nn.Conv3d, like: Float[Tensor, "r h w c"]) -> AnyConvolution:
+    """For one over frames, they are the rows of an image as wide as a frame has pixels."""
     weight = layer.weight[..., 0] if isinstance(layer, nn.Conv3d) else layer.weight
-    bias = cast(Tensor, layer.bias)
     kind = WinogradConvolution if suits(weight, like) else Convolution
-    return kind(weight, bias if shift is None else bias + shift, like)
+    return kind(weight, cast(Tensor, layer.bias), like)
 
 
 def _normalised(rows: Float[Tensor, "r h w c"], norm: nn.GroupNorm) -> Float[Tensor, "r h w c"]:
@@ -312,10 +342,3 @@ def _frame_share(mix: Mix) -> float:
 
 def _halved(layer: Downsample, x: Float[Tensor, "b t h w c"]) -> Float[Tensor, "b t h2 w2 c"]:
     return layer(x.permute(0, 1, 4, 2, 3)).permute(0, 1, 3, 4, 2).contiguous()
-
-
-def _enlarged(layer: Upsample, x: Float[Tensor, "b t h w c"], size: tuple[int, int]) -> Float[Tensor, "b t h2 w2 c"]:
-    if size != (2 * x.shape[2], 2 * x.shape[3]):  # an odd size was rounded up on the way down
-        return layer(x.permute(0, 1, 4, 2, 3), size).permute(0, 1, 3, 4, 2).contiguous()
-    double = DoublingConvolution(layer.conv.weight, cast(Tensor, layer.conv.bias), x.flatten(0, 1)[: _rows_at_once(x)])
-    return _framewise(x, double)

@@ -32,15 +32,21 @@ class Product:
 
     def __init__(self, weight: Float[Tensor, "e d"], bias: Float[Tensor, " e"] | None, rows: int) -> None:
         self._is_fused = is_fused(weight)
-        self._bias = bias
+        self.bias = bias
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, rows) if self._is_fused else weight
 
-    def __call__(self, x: Float[Tensor, "... d"], then: Literal["none", "gelu"] = "none") -> Float[Tensor, "... e"]:
-        """The product, or GELU of it."""
+    def __call__(
+        self,
+        x: Float[Tensor, "... d"],
+        then: Literal["none", "gelu"] = "none",
+        shift: Float[Tensor, " e"] | None = None,
+    ) -> Float[Tensor, "... e"]:
+        """The product, or GELU of it. `shift` is added to the bias."""
+        bias = self.bias if shift is None or self.bias is None else self.bias + shift
         if self._is_fused:
             algorithm = "none" if then == "gelu" else ""  # exact GELU, not its approximation by tanh
-            return torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, then, [], algorithm)
-        made = F.linear(x, self._weight, self._bias)
+            return torch.ops.mkldnn._linear_pointwise(x, self._weight, bias, then, [], algorithm)
+        made = F.linear(x, self._weight, bias)
         return F.gelu(made) if then == "gelu" else made
 
     def with_other(
@@ -48,8 +54,8 @@ class Product:
     ) -> Float[Tensor, "... e"]:
         """The product, plus or times another tensor."""
         if self._is_fused:
-            return torch.ops.mkldnn._linear_pointwise.binary(x, other, self._weight, self._bias, how)
-        made = F.linear(x, self._weight, self._bias)
+            return torch.ops.mkldnn._linear_pointwise.binary(x, other, self._weight, self.bias, how)
+        made = F.linear(x, self._weight, self.bias)
         return made.add_(other) if how == "add" else made.mul_(other)
 
 
@@ -69,19 +75,22 @@ class Convolution:
             self._weight = pack(weight, self._padding, _ONCE, _ONCE, 1, size)
 
     def __call__(
-        self, x: Float[Tensor, "r h w c"], residual: Float[Tensor, "r h w d"] | None = None
+        self,
+        x: Float[Tensor, "r h w c"],
+        residual: Float[Tensor, "r h w d"] | None = None,
+        shift: Float[Tensor, " d"] | None = None,
     ) -> Float[Tensor, "r h w d"]:
-        """The convolution, plus `residual`."""
-        image = x.permute(0, 3, 1, 2)
+        """The convolution, plus `residual`. `shift` is added to the bias."""
+        image, bias = x.permute(0, 3, 1, 2), self._bias if shift is None else self._bias + shift
         if self._is_fused:
-            return self._fused(image, residual).permute(0, 2, 3, 1)
+            return self._fused(image, bias, residual).permute(0, 2, 3, 1)
         if x.device.type == "cpu":
             image = image.contiguous()
-        made = F.conv2d(image, self._weight, self._bias, padding=self._padding).permute(0, 2, 3, 1).contiguous()
+        made = F.conv2d(image, self._weight, bias, padding=self._padding).permute(0, 2, 3, 1).contiguous()
         return made if residual is None else made.add_(residual)
 
-    def _fused(self, image: Tensor, residual: Tensor | None) -> Tensor:
-        fixed = (self._weight, self._bias, self._padding, _ONCE, _ONCE, 1)
+    def _fused(self, image: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
+        fixed = (self._weight, bias, self._padding, _ONCE, _ONCE, 1)
         if residual is None:
             return torch.ops.mkldnn._convolution_pointwise(image, *fixed, "none", [], "")
         other = residual.permute(0, 3, 1, 2)

@@ -34,15 +34,20 @@ class WinogradConvolution:
         self._products = _products(weight, bias, SUMS_OF_TAPS, tiles)
 
     def __call__(
-        self, x: Float[Tensor, "r h w c"], residual: Float[Tensor, "r h w d"] | None = None
+        self,
+        x: Float[Tensor, "r h w c"],
+        residual: Float[Tensor, "r h w d"] | None = None,
+        shift: Float[Tensor, " d"] | None = None,
     ) -> Float[Tensor, "r h w d"]:
-        """The convolution, plus `residual`."""
+        """The convolution, plus `residual`. `shift` is added to the bias."""
         images, height, width, _ = x.shape
         padded = F.pad(x, (0, 0, int(self._both_axes), int(self._both_axes), 1, 1))
         tiles = list(_inputs(padded, dim=1))
         if self._both_axes:
             tiles = [tile for row in tiles for tile in _inputs(row, dim=2)]
-        made = [product(tile.contiguous()) for product, tile in zip(self._products, tiles, strict=True)]
+        shifts = [None if product.bias is None else shift for product in self._products]
+        each = zip(self._products, tiles, shifts, strict=True)
+        made = [product(tile.contiguous(), shift=moved) for product, tile, moved in each]
         if self._both_axes:
             columns = [_outputs(*made[i::4]) for i in range(4)]
             made = [torch.stack(_outputs(*four), dim=3) for four in zip(*columns, strict=True)]
