@@ -29,6 +29,7 @@ from ..nn.products import Convolution, Product
 from ..nn.resample import Downsample, Upsample
 from ..nn.resnet import ResnetBlock, SpatioTemporalResnet, TemporalResnetBlock
 from ..nn.transformer import SpatialTransformerBlock, SpatioTemporalTransformer, TemporalTransformerBlock
+from ..nn.untouched import is_untouched
 from ..nn.winograd import DoublingConvolution, WinogradConvolution, suits
 from .unet import DownLevel, UNet, UpLevel
 
@@ -69,8 +70,7 @@ def is_plain(unet: nn.Module) -> bool:
 
 
 def _is_ours(module: nn.Module) -> bool:
-    is_known = type(module).__module__.startswith(("torch.nn.modules.", "stillmotion."))
-    return is_known and "forward" not in vars(module) and not module._forward_hooks and not module._forward_pre_hooks
+    return type(module).__module__.startswith(("torch.nn.modules.", "stillmotion.")) and is_untouched(module)
 
 
 def _is_sliced(module: nn.Module) -> bool:

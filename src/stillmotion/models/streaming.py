@@ -20,6 +20,7 @@ from ..nn.attention import FrameAttention
 from ..nn.mix import Mix
 from ..nn.resample import Upsample
 from ..nn.resnet import ResnetBlock, SpatioTemporalResnet, TemporalResnetBlock
+from ..nn.untouched import is_untouched
 from .autoencoder import Autoencoder, AutoencoderConfig, Decoder, DecoderLevel, DecoderMiddle
 from .parked import Park, Passing, Room
 from .streamed_steps import Run, advance, enter, leave, multiplications, peak_bytes, steps_of
@@ -29,7 +30,6 @@ _PLAIN = {
     Decoder, DecoderLevel, DecoderMiddle, SpatioTemporalResnet, ResnetBlock, TemporalResnetBlock, FrameAttention,
     Upsample, Mix, nn.ModuleList, nn.Conv2d, nn.Conv3d, nn.GroupNorm, nn.Linear,
 }  # fmt: skip
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def can_stream(autoencoder: Autoencoder) -> bool:
@@ -46,7 +46,7 @@ def can_stream(autoencoder: Autoencoder) -> bool:
     # In float16 the CPU lacks some of the kernels.
     is_slow = any(p.dtype == torch.float16 and p.device.type == "cpu" for p in parameters)
     is_one = len(dtypes) == 1 and dtypes <= {torch.float32, torch.float64, torch.bfloat16, torch.float16}
-    return is_ours and is_one and not is_slow and all(_is_untouched(module) for module in (*modules, autoencoder))
+    return is_ours and is_one and not is_slow and all(is_untouched(module) for module in (*modules, autoencoder))
 
 
 @torch.no_grad()
@@ -145,9 +145,3 @@ def _counted(watch: Watch, frames: int, total: int) -> Callable[[int], None]:
 
     watch(Progress("decode", 0, frames))
     return worked
-
-
-def _is_untouched(module: nn.Module) -> bool:
-    """Whether calling it does what its class says."""
-    own = vars(module)
-    return not any(own.get(name) for name in _HOOKS) and "forward" not in own and not own.get("_compiled_call_impl")
