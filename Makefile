@@ -7,8 +7,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # constraints.txt does not pin. For a machine without a GPU, TORCH_INDEX=https://download.pytorch.org/whl/cpu takes the
 # CPU build: for torch itself alone, the rest still comes from the usual index.
 TORCH_INDEX ?=
-# Threads of one test process; two run side by side.
-TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+# Threads of one test process; two run side by side, and one that has finished takes what the other has left.
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 .PHONY: demo test quick figures gpu bench bench-gpu check train-tiny clean
 
