@@ -45,6 +45,8 @@ CODEC_OPTIONS: dict[str, dict[str, str]] = {
 RGB = "bgr0"  # FFmpeg's name: blue first, the fourth byte unused
 RGB_MATRIX = 0  # ITU-T H.273, table 4: no matrix
 APPLE_TAGS = {"h265": "hvc1"}  # Apple's players refuse FFmpeg's own choice, hev1
+# x265 learns decoding times from this many frames on: with fewer and B-frames it hands out whatever memory held.
+REORDERED = 3
 
 
 def encode(
@@ -65,7 +67,7 @@ def encode(
         container.flags |= ContainerFlags.bitexact.value  # no version of the muxer in the file
         if document is not None:
             container.metadata[DOCUMENT_KEY] = document
-        stream = _add_stream(container, codec, encoding.quality, (width, height), rate)
+        stream = _add_stream(container, codec, encoding.quality, (width, height), rate, len(order))
         if chosen.name in ("mp4", "mov") and codec.name in APPLE_TAGS:
             stream.codec_context.codec_tag = APPLE_TAGS[codec.name]
         convert = converter(width, height, codec)
@@ -98,7 +100,7 @@ def converter(width: int, height: int, codec: Codec) -> Callable[[UInt8[np.ndarr
 
 
 def _add_stream(
-    container: OutputContainer, codec: Codec, quality: int, size: tuple[int, int], rate: Fraction
+    container: OutputContainer, codec: Codec, quality: int, size: tuple[int, int], rate: Fraction, count: int
 ) -> av.VideoStream:
     is_rgb = codec.pixel_format == RGB
     options = dict(CODEC_OPTIONS[codec.name])
@@ -106,6 +108,8 @@ def _add_stream(
         options["crf"] = str(rate_factor(codec, quality))
     if codec.name == "ffv1" and min(size) < 2:
         options = {"level": "1"}  # version 3 cuts frames into slices, which must have a pixel each
+    if codec.name == "h265" and count < REORDERED:
+        options["x265-params"] += ":bframes=0"
     if codec.name == "av1":
         os.environ.setdefault("SVT_LOG", "0")  # SVT-AV1 prints to stderr, and listens to nothing else
     stream = cast(av.VideoStream, container.add_stream(codec.encoder, rate=rate, options=options))

@@ -62,7 +62,7 @@ def test_a_budget_below_the_floor_names_the_floor_and_what_fits(placement: Place
 
 def test_what_is_said_to_fit_fits() -> None:
     load = dataclasses.replace(LOAD, width=512, height=512, video=VideoSettings(frames=24, steps=1))
-    budget = lowest(load, CPU).peak_bytes * 3 // 4
+    budget = lowest(load, CPU).peak_bytes * 5 // 6
     with pytest.raises(UsageError, match="--frames") as caught:
         plan_memory(load, CPU, budget)
     frames = int(str(caught.value).partition("--frames ")[2].split()[0].rstrip("."))
@@ -70,6 +70,14 @@ def test_what_is_said_to_fit_fits() -> None:
     assert 1 <= frames < 24 and width < 512
     for video, size in ((dataclasses.replace(load.video, frames=frames), (512, 512)), (load.video, (width, height))):
         assert plan_memory(Workload(TINY, video, *size), CPU, budget).peak_bytes <= budget
+
+
+def test_fewer_frames_are_not_named_where_encoding_the_image_is_too_much() -> None:
+    load = dataclasses.replace(LOAD, width=512, height=512, video=VideoSettings(frames=24, steps=1))
+    encode = next(peak for peak in lowest(load, CPU).peaks if peak.stage == "encode")
+    with pytest.raises(UsageError, match="--size") as caught:
+        plan_memory(load, CPU, encode.bytes - 1)
+    assert "--frames" not in str(caught.value)
 
 
 def test_a_chunk_that_changes_pixels_is_never_chosen() -> None:
