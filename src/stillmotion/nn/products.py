@@ -1,8 +1,8 @@
 """Products and convolutions made ready for many calls, with what follows them fused in; for inference.
 
 On the CPU they go to oneDNN, which takes a weight in an order of its own (made once here, not in every call) and writes
-a residual sum or a gate while the result is still in registers. torch's own float32 `linear` runs at half that rate on
-AMD processors. Elsewhere, and in other precisions, they are the plain functions of torch. Either way the result
+a residual sum or a gate while the result is still in registers. torch's own float32 `linear` is slower on AMD
+processors. Elsewhere, and in other precisions, they are the plain functions of torch. Either way the result
 differs by rounding alone. Channels are the last axis of every tensor.
 """
 
