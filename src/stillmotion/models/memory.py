@@ -106,7 +106,7 @@ class _Pretended(TorchFunctionMode):
 
 
 def _like_its_input(func: Any, args: Sequence[Any]) -> Tensor:
-    """For oneDNN's own operations, whose shapes torch lacks: a fused one is like its second input, a reordering like its first."""
+    """For oneDNN's own operations: one with a second operand gives its shape, one that reorders that of its input."""
     return torch.empty_like(args[1] if func._overloadname == "binary" else args[0])
 
 
