@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import CLIPVisionModelWithProjection
 
 from stillmotion.checkpoints import diffusers
 from stillmotion.checkpoints.load import load, locate, shape_of
@@ -81,12 +80,10 @@ def components(preset: Preset, dtype: torch.dtype) -> Components:
     """The networks of a preset with random weights, or the embedded model's own."""
     if preset.name == TINY.name:
         return _embedded(preset, dtype)
-    tower = filled(lambda: build_image_encoder(preset.image_encoder), dtype)
-    restore_buffers(tower)
     return Components(
         unet=filled(lambda: UNet(preset.unet), dtype),
         autoencoder=filled(lambda: Autoencoder(preset.autoencoder), dtype),
-        image_encoder=tower,
+        image_encoder=filled(lambda: build_image_encoder(preset.image_encoder), dtype),
     )
 
 
@@ -97,13 +94,6 @@ def filled(make: Callable[[], N], dtype: torch.dtype) -> N:
     state = {name: _drawn(name, value.shape).to(dtype) for name, value in network.state_dict().items()}
     network.load_state_dict(state, strict=True, assign=True)
     return network.eval().requires_grad_(False)
-
-
-def restore_buffers(tower: CLIPVisionModelWithProjection) -> None:
-    """transformers keeps the positions 0, 1, 2, ... in a buffer that no checkpoint holds."""
-    embeddings = tower.vision_model.embeddings
-    positions = torch.arange(embeddings.position_ids.shape[-1])[None]
-    embeddings.register_buffer("position_ids", positions, persistent=False)
 
 
 def picture(width: int, height: int) -> Image.Image:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import numpy as np
@@ -13,6 +14,7 @@ from transformers import CLIPImageProcessor
 
 from stillmotion.checkpoints.diffusers import SCHEDULER
 from stillmotion.checkpoints.diffusers_config import autoencoder_document, unet_document
+from stillmotion.diffusers_api.pretrained import as_image_encoder
 from stillmotion.models.components import Components
 from stillmotion.placement import DTYPES
 from stillmotion.presets import Preset
@@ -31,13 +33,14 @@ from .networks import (
     step_condition,
 )
 
-Pipeline = diffusers.StableVideoDiffusionPipeline
+# Any: the types that diffusers states are not those of what it returns.
+theirs: Any = diffusers
 
 
 class Side:
     """diffusers' pipeline, ready to run. Its steps run without gradients, as its own `__call__` does."""
 
-    def __init__(self, pipeline: Pipeline, preset: Preset, device: str) -> None:
+    def __init__(self, pipeline: Any, preset: Preset, device: str) -> None:
         self.preset = preset
         self.pipeline = pipeline.to(device)
         self.pipeline.set_progress_bar_config(disable=True)
@@ -119,10 +122,10 @@ def side_of(components: Components, preset: Preset, device: str) -> Side:
     """The same weights in diffusers' classes: the tensors are shared, not copied, while they stay on their device."""
     with torch.device("meta"):
         unet, vae = make_unet(preset), make_autoencoder(preset)
-    for theirs, ours in ((unet, components.unet), (vae, components.autoencoder)):
-        theirs.load_state_dict(ours.state_dict(), strict=True, assign=True)
-        theirs.eval().requires_grad_(False)
-    return Side(_pipeline(unet, vae, components.image_encoder), preset, device)
+    for peer, ours in ((unet, components.unet), (vae, components.autoencoder)):
+        peer.load_state_dict(ours.state_dict(), strict=True, assign=True)
+        peer.eval().requires_grad_(False)
+    return Side(_pipeline(unet, vae, as_image_encoder(components.image_encoder)), preset, device)
 
 
 def decoder_alone(preset: Preset, dtype: torch.dtype, device: str) -> Side:
@@ -134,17 +137,17 @@ def decoder_alone(preset: Preset, dtype: torch.dtype, device: str) -> Side:
 
 def make_unet(preset: Preset) -> nn.Module:
     """diffusers' U-Net of a preset's shape."""
-    return diffusers.UNetSpatioTemporalConditionModel.from_config(unet_document(preset.unet))
+    return theirs.UNetSpatioTemporalConditionModel.from_config(unet_document(preset.unet))
 
 
 def make_autoencoder(preset: Preset) -> nn.Module:
     """diffusers' autoencoder of a preset's shape."""
-    return diffusers.AutoencoderKLTemporalDecoder.from_config(autoencoder_document(preset.autoencoder))
+    return theirs.AutoencoderKLTemporalDecoder.from_config(autoencoder_document(preset.autoencoder))
 
 
-def scheduler(sigma_max: float) -> diffusers.EulerDiscreteScheduler:
+def scheduler(sigma_max: float) -> Any:
     """The released one, from another highest noise level."""
-    return diffusers.EulerDiscreteScheduler.from_config(SCHEDULER | {"sigma_max": sigma_max})
+    return theirs.EulerDiscreteScheduler.from_config(SCHEDULER | {"sigma_max": sigma_max})
 
 
 def from_folder(
@@ -152,11 +155,11 @@ def from_folder(
 ) -> Side:
     """Load a diffusers folder. It runs as it comes; only our side has plans."""
     assert not plan
-    return Side(Pipeline.from_pretrained(folder, torch_dtype=DTYPES[dtype]), preset, device)
+    return Side(theirs.StableVideoDiffusionPipeline.from_pretrained(folder, torch_dtype=DTYPES[dtype]), preset, device)
 
 
-def _pipeline(unet: nn.Module, vae: nn.Module, image_encoder: nn.Module) -> Pipeline:
-    return Pipeline(vae, image_encoder, unet, scheduler(700.0), CLIPImageProcessor())
+def _pipeline(unet: nn.Module, vae: nn.Module, image_encoder: nn.Module) -> Any:
+    return theirs.StableVideoDiffusionPipeline(vae, image_encoder, unet, scheduler(700.0), CLIPImageProcessor())
 
 
 def _behind_zeros(rows: Tensor) -> Tensor:

@@ -7,10 +7,9 @@ import dataclasses
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from transformers import CLIPVisionModelWithProjection
 
 from .models.autoencoder import Autoencoder
-from .models.image_encoder import clip_pixels
+from .models.image_encoder import ImageEncoder, clip_pixels
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,7 +48,7 @@ class Condition:
         return Condition(self.context.to(device, dtype), self.image_latents.to(device, dtype), self.numbers.to(device))
 
 
-def embed_image(encoder: CLIPVisionModelWithProjection, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 d"]:
+def embed_image(encoder: ImageEncoder, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 d"]:
     """The projected CLIP embedding of clean images in [-1, 1], as one context token."""
     pixels = clip_pixels(images.float()).to(encoder.visual_projection.weight.dtype)
     return encoder(pixels).image_embeds[:, None]

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from stillmotion.cli import COMMANDS, main
 
-from .test_generate import QUICK, ROCKET, refused, stillmotion
+from .test_generate import QUICK, ROCKET, Command, refused, stillmotion
 
 WEIGHTS = Path(__file__).parents[2] / "src" / "stillmotion" / "weights" / "tiny"
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
@@ -55,7 +55,7 @@ def test_help_does_not_load_torch() -> None:
 
 
 @pytest.mark.slow
-def test_convert_there_and_back_keeps_every_tensor(tmp_path: Path) -> None:
+def test_convert_there_and_back_keeps_every_tensor(command: Command, tmp_path: Path) -> None:
     sgm, folder, again = tmp_path / "one.safetensors", tmp_path / "folder", tmp_path / "two.safetensors"
     golden = ("--config", str(GOLDEN / "svd_small.json"))
     source = str(GOLDEN / "svd_small.safetensors")
@@ -65,15 +65,15 @@ def test_convert_there_and_back_keeps_every_tensor(tmp_path: Path) -> None:
         (sgm, tmp_path / "folder2", "--to", "diffusers", "--config", folder),
         (tmp_path / "folder2", again, "--to", "sgm"),
     ):
-        result = stillmotion("convert", *arguments)
+        result = command("convert", *arguments)
         assert result.returncode == 0, result.stderr
     assert sgm.read_bytes() == again.read_bytes()
-    refused(stillmotion("convert", folder, sgm, "--to", "sgm"), 2, "already exists")
+    refused(command("convert", folder, sgm, "--to", "sgm"), 2, "already exists")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["missing", "renamed", "shape", "cut", "pickle"])
-def test_a_broken_checkpoint_says_what_is_wrong(fault: str, tmp_path: Path) -> None:
+def test_a_broken_checkpoint_says_what_is_wrong(fault: str, command: Command, tmp_path: Path) -> None:
     path = tmp_path / "broken.safetensors"
     tensors = load_file(GOLDEN / "svd_small.safetensors")
     key = "model.diffusion_model.input_blocks.0.0.weight"
@@ -90,10 +90,11 @@ def test_a_broken_checkpoint_says_what_is_wrong(fault: str, tmp_path: Path) -> N
         path.write_bytes(b"\x80\x04\x95" + bytes(100))
     options = ("--model", path, "--config", GOLDEN / "svd_small.json", "-o", tmp_path / "out", *QUICK)
     said = {"missing": key, "renamed": "nowhere", "shape": key, "cut": "is cut short", "pickle": "pickle"}[fault]
-    refused(stillmotion("generate", ROCKET, *options), 1, said)
+    refused(command("generate", ROCKET, *options), 1, said)
     assert list((tmp_path / "out").glob("*")) == []
 
 
+@pytest.mark.slow
 def test_a_hub_model_without_network_or_cache_says_where_to_put_it(tmp_path: Path) -> None:
     result = stillmotion(
         "generate",
@@ -109,26 +110,26 @@ def test_a_hub_model_without_network_or_cache_says_where_to_put_it(tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_the_single_file_of_the_original_generates(tmp_path: Path) -> None:
+def test_the_single_file_of_the_original_generates(command: Command, tmp_path: Path) -> None:
     model = ("--model", GOLDEN / "svd_small.safetensors", "--config", GOLDEN / "svd_small.json")
-    result = stillmotion("generate", ROCKET, *model, "-o", tmp_path / "out.mp4", *QUICK, "--decoder", "image")
+    result = command("generate", ROCKET, *model, "-o", tmp_path / "out.mp4", *QUICK, "--decoder", "image")
     assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.slow
-def test_train_tiny_trains_exports_and_generates(tmp_path: Path) -> None:
+def test_train_tiny_trains_exports_and_generates(command: Command, tmp_path: Path) -> None:
     (tmp_path / "short.yaml").write_text(
         "frames: {loop: {steps: 2, batch_size: 2, precision: float32}}\n"
         "clips: {loop: {steps: 1, batch_size: 1, precision: float32}, clip_frames: 2}\n"
         "video: {clips: 4, loop: {steps: 2, batch_size: 2, precision: float32}}\n"
     )
     run = ("train-tiny", tmp_path / "run", "--config", tmp_path / "short.yaml", "--export", tmp_path / "model")
-    result = stillmotion(*run)
+    result = command(*run)
     assert result.returncode == 0, result.stderr
     files = [path for path in (tmp_path / "model").rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 25 * 2**20
     assert max(path.stat().st_size for path in files) <= 16 * 2**20
-    result = stillmotion("generate", ROCKET, "--model", tmp_path / "model", "-o", tmp_path / "out.mp4", *QUICK)
+    result = command("generate", ROCKET, "--model", tmp_path / "model", "-o", tmp_path / "out.mp4", *QUICK)
     assert result.returncode == 0, result.stderr
 
 

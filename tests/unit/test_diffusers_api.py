@@ -33,6 +33,7 @@ from stillmotion.diffusers_api import (
     load_image,
 )
 from stillmotion.diffusers_api.generation import check_generators
+from stillmotion.diffusers_api.offload import Offload
 from stillmotion.diffusers_api.pretrained import shard_bytes
 from stillmotion.errors import Cancelled, CheckpointError, MediaError, StillmotionError, UsageError
 from stillmotion.media.video import read_video
@@ -245,7 +246,7 @@ def test_a_size_that_is_none_is_refused(size, pipe, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("size", [200_000, "200KB"])
+@pytest.mark.parametrize("size", [pytest.param(200_000, marks=pytest.mark.slow), "200KB"])
 def test_weights_are_cut_and_come_back(size, pipe, tmp_path):
     for limit, whole in ((size, False), ("5GB", True), (size, False)):
         pipe.save_pretrained(tmp_path, max_shard_size=limit)
@@ -289,6 +290,7 @@ sys.stdout.write(f"{peak() - before} {sum(value.nbytes for value in unet.paramet
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_loading_takes_the_memory_of_the_network(dtype, pipe, tmp_path):
     pipe.unet.save_pretrained(tmp_path / "warm")
@@ -462,7 +464,7 @@ def test_dtypes_and_devices(pipe):
 @pytest.mark.parametrize("kind", ["model", "sequential"])
 def test_offload_leaves_the_result_and_the_networks_where_they_were(kind, pipe):
     expected = pipe(**small(output_type="pt")).frames
-    pipe._offload = (kind, torch.device("cpu"))
+    pipe._offload = Offload(kind, torch.device("cpu"))
     # With hooks the network is called as it is, and not prepared: it differs by rounding.
     atol = 0 if kind == "model" else 3e-4
     torch.testing.assert_close(pipe(**small(output_type="pt")).frames, expected, rtol=0, atol=atol)

@@ -264,9 +264,7 @@ def _documents(components: Components, preset: Preset, dtype: torch.dtype | None
         },
         "unet/config.json": unet_document(components.unet.cfg),
         "vae/config.json": autoencoder_document(vae),
-        "image_encoder/config.json": image_encoder_document(
-            image_encoder_config(tower.config.to_dict(), Path("the image encoder")), dtype or tower.dtype
-        ),
+        "image_encoder/config.json": image_encoder_document(tower.cfg, dtype or tower.visual_projection.weight.dtype),
         "scheduler/scheduler_config.json": SCHEDULER
         | {"sigma_min": preset.defaults.sigma_min, "sigma_max": preset.defaults.sigma_max},
         "feature_extractor/preprocessor_config.json": FEATURE_EXTRACTOR,

@@ -12,7 +12,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import CLIPVisionModelWithProjection
 
 from .. import hub
 from ..errors import CheckpointError, UsageError
@@ -284,8 +283,7 @@ def save(
         raise UsageError("a single file has no variants and no shards; expected neither, or the layout diffusers.")
     if target.suffix != ".safetensors":
         raise UsageError(f"{target} is no name for a single file; expected one that ends in .safetensors.")
-    tower = diffusers.image_encoder_config(components.image_encoder.config.to_dict(), Path("the image encoder"))
-    write(target, sgm.export(components, tower), dtype)
+    write(target, sgm.export(components, components.image_encoder.cfg), dtype)
 
 
 def is_single_file(source: str | Path) -> bool:
@@ -391,8 +389,6 @@ def _take(parts: Sequence[Part], tensors: TensorSet, watch: Watch, stage: str) -
             done += 1
             watch(Progress(stage, done, total))
         part.network.load_state_dict(state, strict=True, assign=True)
-        if isinstance(part.network, CLIPVisionModelWithProjection):
-            _fill_buffers(part.network)
 
 
 def _places(part: Part) -> dict[str, Place]:
@@ -454,10 +450,3 @@ def _finished(components: Components) -> Components:
         left += [name for name, value in network.named_buffers() if value.is_meta]
         assert not left, f"still on the meta device: {left}"
     return components
-
-
-def _fill_buffers(image_encoder: CLIPVisionModelWithProjection) -> None:
-    """transformers keeps the positions 0, 1, 2, ... in a buffer that no checkpoint holds."""
-    embeddings = image_encoder.vision_model.embeddings
-    positions = torch.arange(embeddings.position_ids.shape[-1])[None]
-    embeddings.register_buffer("position_ids", positions, persistent=False)

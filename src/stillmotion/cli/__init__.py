@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import signal
 import sys
-from collections.abc import Sequence
-from typing import Any, cast
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn, cast
 
 import typer.core
 from typer.main import get_command
@@ -14,6 +17,7 @@ from ..errors import StillmotionError, UsageError
 
 # typer does not export the context that its groups are given, nor the formatter.
 Context = Formatter = Any
+STOPPED = 130  # what a shell reports of a program ended by Ctrl-C
 
 # Command, its module, and its line in the overview.
 COMMANDS = {
@@ -24,6 +28,7 @@ COMMANDS = {
     "inspect": ("inspect", "Show what is in a model, a video or an image."),
     "doctor": ("doctor", "Check this machine, and say what would run where."),
     "score": ("score", "Measure motion, flicker, drift and seams of videos."),
+    "curate": ("curate", "Make a training set of a folder of videos."),
     "train-tiny": ("train_tiny", "Train the embedded model from rendered scenes."),
 }
 
@@ -37,7 +42,11 @@ class _Overview(typer.core.TyperGroup):
     def get_command(self, ctx: Context, cmd_name: str) -> typer.core.TyperCommand | None:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f".{COMMANDS[cmd_name][0]}", __name__)
+        try:
+            with _heeding_ctrl_c():
+                module = importlib.import_module(f".{COMMANDS[cmd_name][0]}", __name__)
+        except KeyboardInterrupt:  # typer would turn it into a failure like any other
+            raise typer.Exit(_end("Stopped; nothing was left half-written.", STOPPED)) from None
         return cast(typer.core.TyperCommand, get_command(module.app))
 
     def format_commands(self, ctx: Context, formatter: Formatter) -> None:
@@ -54,12 +63,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as end:  # how typer hands over a command's exit code
         return int(end.code or 0)
     except KeyboardInterrupt:
-        return _end("Stopped; nothing was left half-written.", 130)
+        return _end("Stopped; nothing was left half-written.", STOPPED)
     except UsageError as error:
         return _end(f"Error: {error}", 2)
     except StillmotionError as error:
         return _end(f"Error: {error}", 1)
     return 0
+
+
+@contextlib.contextmanager
+def _heeding_ctrl_c() -> Iterator[None]:
+    """A Ctrl-C inside the block raises KeyboardInterrupt at the latest at its end.
+
+    What a library does while it is imported can swallow it, or turn it into a failure of its own: Python prints and
+    forgets what is raised inside a weak reference's callback, of which importing makes thousands.
+    """
+    is_pressed = False
+
+    def press(number: int, frame: object) -> NoReturn:
+        nonlocal is_pressed
+        is_pressed = True
+        raise KeyboardInterrupt
+
+    usual = signal.getsignal(signal.SIGINT)
+    if usual is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield  # ignored on purpose, as behind nohup, or somebody else's to decide
+        return
+    signal.signal(signal.SIGINT, press)
+    try:
+        yield
+    except BaseException:
+        if is_pressed:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    if is_pressed:
+        raise KeyboardInterrupt
 
 
 def _end(message: str, code: int) -> int:

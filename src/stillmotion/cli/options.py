@@ -13,8 +13,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from ..config import parse
-
-STOPPED = 130  # what a shell reports of a program ended by Ctrl-C
+from . import STOPPED
 
 
 def app_of(settings: type, run: Callable[[Any], int], positional: Sequence[str]) -> typer.Typer:

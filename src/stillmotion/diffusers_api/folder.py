@@ -61,7 +61,7 @@ def components_of(loaded: Loaded, norm_eps: NormEps | None) -> dict[str, Compone
     components = loaded.components
     return {
         "vae": as_autoencoder(components.autoencoder, layout.autoencoder_document(components.autoencoder.cfg)),
-        "image_encoder": components.image_encoder,
+        "image_encoder": pretrained.as_image_encoder(components.image_encoder),
         "unet": as_unet(components.unet, norm_eps or "original", layout.unet_document(components.unet.cfg)),
         "scheduler": _read_scheduler(None, loaded.preset),
         "feature_extractor": _read_extractor(None),

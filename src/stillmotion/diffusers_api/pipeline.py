@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +25,6 @@ from ..events import Progress
 from ..hub import Access
 from ..pipelines.image_to_video import start_scale
 from ..pipelines.preview import Preview, preview_of
-from ..placement import Placement, layer_by_layer, resolve, visiting
 from ..presets import Preset
 from . import pretrained
 from .decoding import Chunked, frame_decoder
@@ -45,10 +43,9 @@ from .generation import (
 )
 from .media import Images, Picture, as_output, pictures, stretched, to_signed
 from .networks import NormEps
+from .offload import Kind, Offload, device_of, offload_to
 from .records import Config, Output
-from .request import Request, StepCallback, check_request, selected
-
-logger = logging.getLogger(__name__)
+from .request import Request, StepCallback, check_components, check_request, selected
 
 SIZE_UNIT = 8  # pixels; diffusers refuses other sizes whatever the autoencoder
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -90,7 +87,7 @@ class StableVideoDiffusionPipeline:
         self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
         self._preset: Preset | None = None
         self._progress: dict[str, Any] = {}
-        self._offload: tuple[str, torch.device] | None = None
+        self._offload: Offload | None = None
         self._interrupt = False
         self._guidance_scale: float | Tensor = 1.0
         self._num_timesteps = 0
@@ -219,7 +216,7 @@ class StableVideoDiffusionPipeline:
             elif target is not None:
                 device = target
         if device is not None:
-            device = resolve(Placement(device=str(device), dtype="float32")).device
+            device = device_of(device)
             self._offload = None
         for network in (self.vae, self.image_encoder, self.unet):
             network.to(device=device, dtype=dtype)
@@ -379,22 +376,15 @@ class StableVideoDiffusionPipeline:
 
     @property
     def _execution_device(self) -> torch.device:
-        return self.device if self._offload is None else self._offload[1]
+        return self.device if self._offload is None else self._offload.device
 
-    def _enable_offload(self, kind: str, gpu_id: int | None, device: str | torch.device | None) -> None:
-        found = torch.device(resolve(Placement(device=str(device or "auto"), dtype="float32")).device)
-        name = str(found) if gpu_id is None or found.type == "cpu" else f"{found.type}:{gpu_id}"
-        target = torch.device(resolve(Placement(device=name, dtype="float32")).device)
-        if target.type == "cpu":
-            logger.info("There is no GPU here: offload keeps every network where it is.")
+    def _enable_offload(self, kind: Kind, gpu_id: int | None, device: str | torch.device | None) -> None:
+        offload = offload_to(kind, gpu_id, device)
         self.to("cpu")
-        self._offload = None if target.type == "cpu" else (kind, target)
+        self._offload = offload
 
     def _use(self, network: Component) -> contextlib.AbstractContextManager[None]:
-        if self._offload is None:
-            return contextlib.nullcontext()
-        kind, device = self._offload
-        return visiting(network, device) if kind == "model" else layer_by_layer(network, device)
+        return contextlib.nullcontext() if self._offload is None else self._offload.use(network)
 
     def _size(self, name: str, value: int | None) -> int:
         unit = math.lcm(SIZE_UNIT, self.vae_scale_factor)
@@ -410,12 +400,7 @@ class StableVideoDiffusionPipeline:
         check_request(request, self._latents_shape(request))
         check_generators(request.generator, self._execution_device)
         frame_decoder(self.vae, self.chunked)
-        config = self.unet.config
-        if config.projection_class_embeddings_input_dim != 3 * config.addition_time_embed_dim:
-            raise UsageError("the U-Net reads another number of conditions than three; expected fps, motion and noise.")
-        prediction = self.scheduler.config.get("prediction_type", "v_prediction")
-        if prediction != "v_prediction":
-            raise UsageError(f"the scheduler's prediction_type is {prediction}; expected v_prediction.")
+        check_components(self.unet.config, self.scheduler.config)
         levels = self._levels(request)
         check_levels(levels)
         return levels

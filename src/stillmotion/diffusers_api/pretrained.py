@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from transformers import CLIPVisionModelWithProjection
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from ..checkpoints import diffusers as layout
 from ..checkpoints.load import fill, locate
 from ..errors import UsageError
 from ..hub import Access
-from ..models.image_encoder import build_image_encoder
+from ..models.image_encoder import ImageEncoder, build_image_encoder
 
 STEM = layout.WEIGHTS["unet"]  # the first word of diffusers' own weight files
 MAX_SHARD_SIZE = "10GB"  # diffusers' default for one network
@@ -55,7 +55,20 @@ def read_image_encoder(place: Path, variant: str | None, dtype: torch.dtype) -> 
     with torch.device("meta"):
         tower = build_image_encoder(layout.image_encoder_config(layout.read_json(place / "config.json"), place))
     fill(tower, layout.open_weights(place, layout.WEIGHTS["image_encoder"], variant), dtype)
-    return tower.eval()
+    return as_image_encoder(tower)
+
+
+def as_image_encoder(tower: ImageEncoder) -> CLIPVisionModelWithProjection:
+    """The same weights, not copied, in transformers' class; in eval mode, without gradients."""
+    shape = CLIPVisionConfig.from_dict(layout.image_encoder_document(tower.cfg, tower.visual_projection.weight.dtype))
+    with torch.device("meta"):
+        theirs = CLIPVisionModelWithProjection(shape)
+    theirs.load_state_dict(tower.state_dict(), assign=True)
+    # It keeps the positions 0, 1, 2, ... in a buffer that no checkpoint holds.
+    embeddings = theirs.vision_model.embeddings
+    positions = torch.arange(embeddings.num_positions, device=tower.visual_projection.weight.device)[None]
+    embeddings.register_buffer("position_ids", positions, persistent=False)
+    return theirs.eval().requires_grad_(False)
 
 
 def write_network(network: nn.Module, place: Path, stem: str, variant: str | None, max_shard_bytes: int | None) -> None:

@@ -61,6 +61,15 @@ def check_request(request: Request, latents_shape: tuple[int, ...]) -> None:
         raise UsageError(f"the latents have the shape {tuple(request.latents.shape)}; expected {latents_shape}.")
 
 
+def check_components(unet: Any, scheduler: Any) -> None:
+    """Raise UsageError for the configuration of a U-Net or of a scheduler that is made for another kind of model."""
+    if unet.projection_class_embeddings_input_dim != 3 * unet.addition_time_embed_dim:
+        raise UsageError("the U-Net reads another number of conditions than three; expected fps, motion and noise.")
+    prediction = scheduler.get("prediction_type", "v_prediction")
+    if prediction != "v_prediction":
+        raise UsageError(f"the scheduler's prediction_type is {prediction}; expected v_prediction.")
+
+
 def selected(callback: StepCallback | None, names: Sequence[str]) -> StepCallback | None:
     """The callback, given nothing but the tensors of these names."""
     if callback is None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 from torch import nn
-from transformers import CLIPVisionModelWithProjection
 
 from .autoencoder import Autoencoder
+from .image_encoder import ImageEncoder
 from .unet import UNet
 
 
@@ -17,7 +17,7 @@ class Components:
 
     unet: UNet
     autoencoder: Autoencoder
-    image_encoder: CLIPVisionModelWithProjection
+    image_encoder: ImageEncoder
     image_decoder: Autoencoder | None = None
 
     def networks(self) -> dict[str, nn.Module]:

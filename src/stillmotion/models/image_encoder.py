@@ -1,17 +1,17 @@
-"""The CLIP image encoder, thin over transformers, and its antialiased input."""
+"""The CLIP image encoder under transformers' tensor names, and its antialiased input."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from ..config import check_sizes, config
 from ..errors import UsageError
+from ..nn.attention import attend
 
 INPUT_SIZE = 224  # both parents resize to this whatever the tower's configuration says
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training images, per channel in [0, 1]
@@ -43,21 +43,152 @@ class ImageEncoderConfig:
             )
 
 
-def build_image_encoder(cfg: ImageEncoderConfig) -> CLIPVisionModelWithProjection:
-    """A vision tower of this shape with fresh weights, on the default device (meta works)."""
-    return CLIPVisionModelWithProjection(
-        CLIPVisionConfig(
-            hidden_size=cfg.width,
-            intermediate_size=cfg.mlp_width,
-            num_hidden_layers=cfg.layers,
-            num_attention_heads=cfg.heads,
-            patch_size=cfg.patch_size,
-            image_size=cfg.image_size,
-            projection_dim=cfg.projection_width,
-            hidden_act=cfg.activation,
-            layer_norm_eps=cfg.norm_eps,
+class Encoded(NamedTuple):
+    """What a tower returns, under the name that transformers' towers give it."""
+
+    image_embeds: Float[Tensor, "b d"]
+
+
+class ImageEncoder(nn.Module):
+    """CLIP's vision transformer and the projection of its class token. Source: Radford et al. 2021, section 2.4."""
+
+    def __init__(self, cfg: ImageEncoderConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.vision_model = VisionTransformer(cfg)
+        self.visual_projection = nn.Linear(cfg.width, cfg.projection_width, bias=False)
+        if not self.visual_projection.weight.is_meta:  # where torch's normal draws import its compiler, a second's work
+            self._draw_weights()
+
+    def forward(self, pixels: Float[Tensor, "b 3 h w"]) -> Encoded:
+        """Embed normalised images, as `clip_pixels` makes them. Raises UsageError for another size than the tower's."""
+        return Encoded(self.visual_projection(self.vision_model(pixels)))
+
+    def _draw_weights(self) -> None:
+        """Normal weights whose deviations fall with width and depth, biases of zero: those that CLIP trained from."""
+        width, deep = self.cfg.width**-0.5, (2 * self.cfg.layers) ** -0.5
+        embeddings = self.vision_model.embeddings
+        nn.init.normal_(embeddings.class_embedding, std=width)
+        nn.init.normal_(embeddings.patch_embedding.weight, std=0.02)
+        nn.init.normal_(embeddings.position_embedding.weight, std=0.02)
+        nn.init.normal_(self.visual_projection.weight, std=width)
+        for block in self.vision_model.encoder.layers:
+            assert isinstance(block, Block)
+            attention, mlp = block.self_attn, block.mlp
+            for projection in (attention.q_proj, attention.k_proj, attention.v_proj):
+                _draw(projection, width * deep)
+            _draw(attention.out_proj, width)
+            _draw(mlp.fc1, (2 * self.cfg.width) ** -0.5)
+            _draw(mlp.fc2, width * deep)
+
+
+class VisionTransformer(nn.Module):
+    """Patches to tokens, pre-normalised blocks, and the normalised class token."""
+
+    def __init__(self, cfg: ImageEncoderConfig) -> None:
+        super().__init__()
+        self.embeddings = PatchEmbeddings(cfg)
+        self.pre_layrnorm = nn.LayerNorm(cfg.width, eps=cfg.norm_eps)  # sic: the name in every checkpoint
+        self.encoder = Blocks(cfg)
+        self.post_layernorm = nn.LayerNorm(cfg.width, eps=cfg.norm_eps)
+
+    def forward(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+        tokens = self.encoder(self.pre_layrnorm(self.embeddings(pixels)))
+        return self.post_layernorm(tokens[:, 0])
+
+
+class PatchEmbeddings(nn.Module):
+    """A class token and one token a patch, each with the embedding of its place."""
+
+    def __init__(self, cfg: ImageEncoderConfig) -> None:
+        super().__init__()
+        self.size_px = cfg.image_size
+        patches = (cfg.image_size // cfg.patch_size) ** 2
+        self.class_embedding = nn.Parameter(torch.empty(cfg.width))
+        self.patch_embedding = nn.Conv2d(3, cfg.width, cfg.patch_size, stride=cfg.patch_size, bias=False)
+        self.position_embedding = nn.Embedding.from_pretrained(torch.empty(patches + 1, cfg.width), freeze=False)
+
+    def forward(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
+        if pixels.shape[-2:] != (self.size_px, self.size_px):
+            raise UsageError(
+                f"the image encoder got {pixels.shape[-1]}x{pixels.shape[-2]} pixels; "
+                f"expected {self.size_px}x{self.size_px}."
+            )
+        patches = self.patch_embedding(pixels).flatten(2).transpose(1, 2)
+        classes = self.class_embedding.expand(len(pixels), 1, -1)
+        return torch.cat([classes, patches], dim=1) + self.position_embedding.weight
+
+
+class Blocks(nn.Module):
+    """The blocks in their order."""
+
+    def __init__(self, cfg: ImageEncoderConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([Block(cfg) for _ in range(cfg.layers)])
+
+    def forward(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        for block in self.layers:
+            tokens = block(tokens)
+        return tokens
+
+
+class Block(nn.Module):
+    """Attention and a multi-layer perceptron, each behind its norm and added to its input."""
+
+    def __init__(self, cfg: ImageEncoderConfig) -> None:
+        super().__init__()
+        self.self_attn = SelfAttention(cfg.width, cfg.heads)
+        self.layer_norm1 = nn.LayerNorm(cfg.width, eps=cfg.norm_eps)
+        self.mlp = MLP(cfg)
+        self.layer_norm2 = nn.LayerNorm(cfg.width, eps=cfg.norm_eps)
+
+    def forward(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        tokens = tokens + self.self_attn(self.layer_norm1(tokens))
+        return tokens + self.mlp(self.layer_norm2(tokens))
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention among the tokens of an image, with biases."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.q_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        q, k, v = (
+            project(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-    ).eval()
+        return self.out_proj(attend(q, k, v).transpose(1, 2).flatten(2))
+
+
+class MLP(nn.Module):
+    """Two linear maps around the activation of the configuration."""
+
+    def __init__(self, cfg: ImageEncoderConfig) -> None:
+        super().__init__()
+        self.activation = cfg.activation
+        self.fc1 = nn.Linear(cfg.width, cfg.mlp_width)
+        self.fc2 = nn.Linear(cfg.mlp_width, cfg.width)
+
+    def forward(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        wide = self.fc1(tokens)
+        # OpenAI's own towers were trained with the approximation. Source: openai/CLIP, model.py, QuickGELU.
+        return self.fc2(F.gelu(wide) if self.activation == "gelu" else wide * torch.sigmoid(1.702 * wide))
+
+
+def build_image_encoder(cfg: ImageEncoderConfig) -> ImageEncoder:
+    """A vision tower of this shape with fresh weights, in eval mode, on the default device (meta works)."""
+    return ImageEncoder(cfg).eval()
+
+
+def _draw(layer: nn.Linear, deviation: float) -> None:
+    nn.init.normal_(layer.weight, std=deviation)
+    nn.init.zeros_(layer.bias)
 
 
 def clip_pixels(images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 224 224"]:

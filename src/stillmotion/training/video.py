@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import CLIPVisionModelWithProjection
 
 from ..checkpoints.store import write
 from ..conditioning import Condition, drop_conditions, embed_image, image_latents, micro_conditions
@@ -20,7 +19,7 @@ from ..diffusion.precondition import VWithEDMNoise, denoised
 from ..diffusion.sigmas import draw_log_normal
 from ..events import Progress, Watch, unwatched
 from ..models.autoencoder import Autoencoder
-from ..models.image_encoder import build_image_encoder
+from ..models.image_encoder import ImageEncoder, build_image_encoder
 from ..models.unet import UNet
 from ..presets import Preset
 from .config import VideoTraining
@@ -49,7 +48,7 @@ class VideoNetworks:
     """What this stage trains, and the frozen autoencoder that it trains against."""
 
     unet: UNet
-    image_encoder: CLIPVisionModelWithProjection
+    image_encoder: ImageEncoder
     autoencoder: Autoencoder
 
 

@@ -73,7 +73,6 @@ def test_what_is_loaded_is_ready_to_run(golden: Loaded) -> None:
     assert decoder.encoder is golden.components.autoencoder.encoder
     assert decoder.quant_conv is golden.components.autoencoder.quant_conv
     tower = golden.components.image_encoder
-    assert tower.vision_model.embeddings.position_ids.tolist() == [list(range(50))]
     assert tower(torch.zeros(1, 3, 224, 224)).image_embeds.isfinite().all()
 
 
@@ -345,7 +344,7 @@ sys.stdout.write(json.dumps([peak() - before, sum(value.nbytes for value in valu
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
-@pytest.mark.parametrize("dtype", ["as-stored", "float16"])
+@pytest.mark.parametrize("dtype", [pytest.param("as-stored", marks=pytest.mark.slow), "float16"])
 def test_loading_takes_the_memory_of_the_networks(tmp_path: Path, file: Path, small_preset: Preset, dtype: str) -> None:
     preset = replace(small_preset, unet=replace(small_preset.unet, channels=(320, 640), heads=(5, 10)))
     with torch.device("meta"):

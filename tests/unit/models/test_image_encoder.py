@@ -93,6 +93,33 @@ def test_the_released_size() -> None:
     assert not tower.training
 
 
+def test_fresh_weights_have_the_deviations_that_clip_trained_from() -> None:
+    width, layers = 256, 3
+    torch.manual_seed(0)
+    cfg = ImageEncoderConfig(width=width, mlp_width=512, layers=layers, heads=4, patch_size=32, projection_width=128)
+    weights = build_image_encoder(cfg).state_dict()
+    deep = (2 * layers) ** -0.5
+    block = "vision_model.encoder.layers.1."
+    deviations = {
+        "vision_model.embeddings.patch_embedding.weight": 0.02,
+        "vision_model.embeddings.position_embedding.weight": 0.02,
+        f"{block}self_attn.q_proj.weight": width**-0.5 * deep,
+        f"{block}self_attn.out_proj.weight": width**-0.5,
+        f"{block}mlp.fc1.weight": (2 * width) ** -0.5,
+        f"{block}mlp.fc2.weight": width**-0.5 * deep,
+        "visual_projection.weight": width**-0.5,
+    }
+    for name, deviation in deviations.items():
+        assert weights[name].std().item() == pytest.approx(deviation, rel=0.03), name
+    assert not any(weights[name].any() for name in weights if name.endswith("proj.bias"))
+
+
+def test_another_size_than_the_towers_is_refused() -> None:
+    tower = build_image_encoder(ImageEncoderConfig(width=8, mlp_width=8, layers=1, heads=1, patch_size=56))
+    with pytest.raises(UsageError, match=r"got 100x224 pixels; expected 224x224\."):
+        tower(torch.zeros(1, 3, 224, 100))
+
+
 @pytest.mark.parametrize(
     "changes",
     [

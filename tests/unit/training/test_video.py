@@ -49,17 +49,24 @@ def autoencoder(preset: Preset, redraw: Callable[..., None]) -> Autoencoder:
     return network
 
 
-def test_training_lowers_the_loss_and_resumes_to_the_same_bits(
-    preset: Preset, autoencoder: Autoencoder, tmp_path: Path
-) -> None:
+@pytest.mark.slow
+def test_training_lowers_the_loss(preset: Preset, autoencoder: Autoencoder, tmp_path: Path) -> None:
     clips = video.encode_clips(CFG, autoencoder, tmp_path / "data")
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    ema = video.train_video(CFG, video.new_networks(preset, autoencoder, 0), clips, whole)
-    found = [json.loads(line)["loss"] for line in (whole / "log.jsonl").read_text().splitlines()]
+    ema = video.train_video(CFG, video.new_networks(preset, autoencoder, 0), clips, tmp_path)
+    found = [json.loads(line)["loss"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert found[-1] < 0.9 * found[0], found
     assert {name.split(".")[0] for name in ema.averages} == {"unet", "image_encoder"}
 
-    saving = dataclasses.replace(CFG, loop=dataclasses.replace(CFG.loop, save_every=20))
+
+@pytest.mark.parametrize(("steps", "saved"), [(3, 2), pytest.param(30, 20, marks=pytest.mark.slow)])
+def test_training_resumes_to_the_same_bits(
+    steps: int, saved: int, preset: Preset, autoencoder: Autoencoder, tmp_path: Path
+) -> None:
+    cfg = dataclasses.replace(CFG, loop=dataclasses.replace(CFG.loop, steps=steps))
+    clips = video.encode_clips(cfg, autoencoder, tmp_path / "data")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    video.train_video(cfg, video.new_networks(preset, autoencoder, 0), clips, whole)
+    saving = dataclasses.replace(cfg, loop=dataclasses.replace(cfg.loop, save_every=saved))
 
     def kill(event: object) -> None:
         if (parts / "state.safetensors").exists():
