@@ -27,7 +27,7 @@ from .media.document import MAX_DOCUMENT_BYTES, read_document
 from .media.fitting import Fit
 from .media.formats import Encoding
 from .pipelines.image_to_video import MAX_SIDE_PX, VideoSettings
-from .placement import Offload, Savings
+from .placement import Compile, Offload, Savings
 from .presets import PRESETS
 
 SCHEMA: Literal["stillmotion/recipe"] = "stillmotion/recipe"
@@ -77,6 +77,8 @@ class FittingRecord:
     # None for a blurred copy.
     pad_colour: Colour | None = None
     background: Colour = "white"
+    # The second of a video whose frame was taken; None for an image.
+    at: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
 
 
 @config
@@ -90,6 +92,8 @@ class PlanRecord:
     threads: Annotated[int, Field(ge=1, le=4096)]
     # What was done to need less memory.
     savings: Savings = Savings()
+    # Compiled code rounds otherwise.
+    compile: Compile = "off"
 
 
 @config

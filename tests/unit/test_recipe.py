@@ -141,6 +141,8 @@ def test_names_never_hold_paths(tmp_path: Path) -> None:
         ({"fitting": {"focus": [0.5, 1.5]}}, "focus"),
         ({"fitting": {"focus": [0.5]}}, "focus"),
         ({"fitting": {"background": ""}}, "background"),
+        ({"fitting": {"at": -1}}, "at"),
+        ({"fitting": {"at": "Infinity"}}, "at"),
         ({"fitting": {"pad_colour": "x" * 51}}, "pad_colour"),
     ],
 )

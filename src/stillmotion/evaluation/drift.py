@@ -22,7 +22,12 @@ def sharpness_drift(frames: UInt8[np.ndarray, "t h w 3"], steps: Sequence[Step] 
     """
     check_frames(frames)
     steps = follow(frames) if steps is None else steps
-    return float(np.exp(sum(_log_ratio(step) for step in steps)))
+    total, first = 0.0, _energy(frames[0])
+    for step in steps:
+        second = _energy(step.second)
+        total += _log_ratio(step, first, second)
+        first = second
+    return float(np.exp(total))
 
 
 def colour_drift(frames: UInt8[np.ndarray, "t h w 3"], steps: Sequence[Step] | None = None) -> float:
@@ -33,13 +38,19 @@ def colour_drift(frames: UInt8[np.ndarray, "t h w 3"], steps: Sequence[Step] | N
     """
     check_frames(frames)
     steps = follow(frames) if steps is None else steps
-    return float(np.linalg.norm(np.sum([_tint(step) for step in steps], axis=0)))
+    total, first = np.zeros(3), _lab(frames[0])
+    for step in steps:
+        second = _lab(step.second)
+        total += _tint(step, first, second)
+        first = second
+    return float(np.linalg.norm(total))
 
 
-def _log_ratio(step: Step) -> float:
+def _log_ratio(step: Step, first: Float[np.ndarray, "h w"], second: Float[np.ndarray, "h w"]) -> float:
     displacement, pixels = compared(step)
-    before, after = _energy(step.first), along(_energy(step.second), displacement)
-    return float(np.log((after[pixels].mean() + SHARPNESS_FLOOR) / (before[pixels].mean() + SHARPNESS_FLOOR)))
+    mask = pixels.astype(np.uint8)
+    before, after = cv2.mean(first, mask)[0], cv2.mean(along(second, displacement), mask)[0]
+    return float(np.log((after + SHARPNESS_FLOOR) / (before + SHARPNESS_FLOOR)))
 
 
 def _energy(frame: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w"]:
@@ -50,11 +61,10 @@ def _energy(frame: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w"]:
     return cv2.GaussianBlur(right * right + down * down, (0, 0), SMOOTHING_PX)
 
 
-def _tint(step: Step) -> Float[np.ndarray, "3"]:
+def _tint(step: Step, first: Float[np.ndarray, "h w 3"], second: Float[np.ndarray, "h w 3"]) -> Float[np.ndarray, "3"]:
     displacement, pixels = compared(step)
-    before, after = _lab(step.first), along(_lab(step.second), displacement)
     mask = pixels.astype(np.uint8)
-    return np.subtract(cv2.mean(after, mask), cv2.mean(before, mask))[:3]
+    return np.subtract(cv2.mean(along(second, displacement), mask), cv2.mean(first, mask))[:3]
 
 
 def _lab(frame: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w 3"]:

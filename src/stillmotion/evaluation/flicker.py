@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from .opencv import cv2
-from .steps import Step, along, check_frames, compared, follow, in_frame, luma
+from .steps import Search, Step, along, check_frames, follow, in_frame, is_followed, luma
 
 PATCHES = 8  # local flicker is that of patches of an eighth of the shorter side
 
@@ -27,13 +27,14 @@ def brightness_flicker(frames: UInt8[np.ndarray, "t h w 3"]) -> float:
 def local_flicker(frames: UInt8[np.ndarray, "t h w 3"], steps: Sequence[Step] | None = None) -> float:
     """Flutter of patches' brightness along the motion: root mean square second difference, in levels of 255.
 
-    Each pixel of a frame is compared with where it came from and where it goes. `steps` are those of `follow`, if they
-    are at hand. Raises UsageError for fewer than three frames.
+    Each pixel of a frame is compared with where it came from and where it goes, at the size of the search. `steps` are
+    those of `follow`, if they are at hand. Raises UsageError for fewer than three frames.
     """
     check_frames(frames, at_least=3)
     steps = follow(frames) if steps is None else steps
-    side = max(1, min(frames.shape[1:3]) // PATCHES)
-    squares = [np.square(_flutter(before, after, side)).mean() for before, after in pairwise(steps)]
+    searches = [step.search for step in steps]
+    side = max(1, min(searches[0].before.shape) // PATCHES)
+    squares = [np.square(_flutter(before, after, side)).mean() for before, after in pairwise(searches)]
     return float(np.sqrt(np.mean(squares)))
 
 
@@ -49,15 +50,15 @@ def warping_error(frames: UInt8[np.ndarray, "t h w 3"], steps: Sequence[Step] | 
 
 
 def _repainted(step: Step) -> float:
-    displacement, pixels = compared(step)
-    change = along(step.second.astype(np.float32), displacement) - step.first
-    return float(np.einsum("hwc,hwc->hw", change, change)[pixels].mean() / change.shape[-1])
+    if is_followed(step):
+        return float(step.change[step.followed].mean())
+    return float(np.square(step.second.astype(np.float32) - step.first).mean())
 
 
-def _flutter(before: Step, after: Step, side: int) -> np.ndarray:
+def _flutter(before: Search, after: Search, side: int) -> np.ndarray:
     """Means over patches of y(t + 1) - 2 y(t) + y(t - 1) at the pixels of frame t that are followed both ways."""
     back, forth = (before.backward, after.forward)
-    here, past, future = (luma(each).astype(np.float32) for each in (after.first, before.first, after.second))
+    here, past, future = (each.astype(np.float32) for each in (after.before, before.before, after.after))
     bend = along(future, forth) + along(past, back) - 2 * here
     seen = (after.followed & in_frame(back)).astype(np.float32)
     share = cv2.boxFilter(seen, -1, (side, side), borderType=cv2.BORDER_REPLICATE)

@@ -60,12 +60,14 @@ def motion(frames: UInt8[np.ndarray, "t h w 3"], fps: float, steps: Sequence[Ste
     than two frames.
     """
     steps = follow(frames) if steps is None else steps
-    height, width = frames.shape[1:3]
-    mean = np.mean([(step.forward[..., 0].mean(), step.forward[..., 1].mean()) for step in steps], axis=0)
-    length = float(np.mean([np.sqrt(squared_length(step.forward)).mean() for step in steps]))
-    against = [np.sqrt(squared_length(step.forward - step.camera.flow(height, width))) for step in steps]
-    shift = np.mean([step.camera.shift for step in steps]) * fps / height
-    least = max(OBJECT_HEIGHTS * height, OBJECT_PX)
+    height = steps[0].search.before.shape[0]
+    scale = height / frames.shape[1]
+    flows = [step.search.forward for step in steps]
+    mean = np.mean([(each[..., 0].mean(), each[..., 1].mean()) for each in flows], axis=0)
+    length = float(np.mean([np.sqrt(squared_length(each)).mean() for each in flows]))
+    against = [np.sqrt(squared_length(step.search.forward - _own(step, scale))) for step in steps]
+    shift = np.mean([step.camera.shift for step in steps]) * fps / frames.shape[1]
+    least = max(OBJECT_HEIGHTS * height, OBJECT_PX * scale)
     return Motion(
         speed=length / height * fps,
         direction=float(np.degrees(np.arctan2(-mean[1], mean[0])) % 360),
@@ -76,3 +78,8 @@ def motion(frames: UInt8[np.ndarray, "t h w 3"], fps: float, steps: Sequence[Ste
         object_speed=float(np.mean([a.mean() for a in against]) / height * fps),
         object_share=float(np.mean([(a >= least).mean() for a in against])),
     )
+
+
+def _own(step: Step, scale: float) -> Float[np.ndarray, "h w 2"]:
+    """The camera's share of the motion, at the size of the search."""
+    return step.camera.scaled(scale).flow(*step.search.before.shape)

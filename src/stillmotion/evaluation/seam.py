@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from .opencv import cv2
-from .steps import Step, along, check_frames, follow, in_frame
+from .steps import Step, check_frames, follow, in_frame
 
 NEIGHBOURS = 3  # pairs on either side that a pair is held against
 FLOOR_LEVELS = 1.0  # added to both sides of a ratio, so that rounding and compression make no seam
@@ -54,11 +54,8 @@ def loop_seam(frames: UInt8[np.ndarray, "t h w 3"]) -> float:
 
 def _change(step: Step) -> float:
     """The median over pixels of the colours' root mean square change along the motion, in levels of 255."""
-    moved = along(step.second.astype(np.float32), step.forward)
-    moved -= step.first
-    changes = np.sqrt(np.einsum("hwc,hwc->hw", moved, moved) / moved.shape[-1])
     inside = in_frame(step.forward)
-    return float(np.median(changes[inside] if inside.any() else changes))
+    return math.sqrt(np.median(step.change[inside] if inside.any() else step.change))
 
 
 def _difference(a: np.ndarray, b: np.ndarray) -> float:

@@ -201,18 +201,38 @@ def open_image(file: IO[bytes], name: str) -> Image.Image:
     Raises MediaError for one that is too large, or needs a package that is missing, and DECODER_ERRORS.
     """
     _check_exif(file, name)
+    _check_webp(file, name)
     # Pillow warns from 89 megapixels on, which photos of 100 have: MAX_PIXELS is checked instead. Its other warnings
     # here announce the error that follows.
     with _OPEN_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         image = _open_heic(file, name) if _is_heic(file) else Image.open(file, formats=FORMATS)
-    limit = MAX_PIXELS_OF.get(str(image.format), MAX_PIXELS)
-    if image.width * image.height > limit:
-        size = f"{image.width}x{image.height}"
-        raise MediaError(f"{name} has {size} pixels; expected at most {limit // 10**6} megapixels.")
+    _check_pixels(image.size, str(image.format), name)
     if "progressive" in image.info:
         _check_scans(file, name)
     return image
+
+
+def _check_pixels(size: tuple[int, int], kind: str, name: str) -> None:
+    limit = MAX_PIXELS_OF.get(kind, MAX_PIXELS)
+    if size[0] * size[1] > limit:
+        raise MediaError(f"{name} has {size[0]}x{size[1]} pixels; expected at most {limit // 10**6} megapixels.")
+
+
+def _check_webp(file: IO[bytes], name: str) -> None:
+    # Pillow sets up two whole canvases as it opens a WebP. Source: RFC 9649, sections 2.5 to 2.7, and RFC 6386, 9.1.
+    head = file.read(30)
+    file.seek(0)
+    if head[:4] != b"RIFF" or head[8:12] != b"WEBP" or len(head) < 30:
+        return
+    if head[12:16] == b"VP8X":
+        size = 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little")
+    elif head[12:16] == b"VP8L":
+        bits = int.from_bytes(head[21:25], "little")
+        size = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    else:
+        size = int.from_bytes(head[26:28], "little") & 0x3FFF, int.from_bytes(head[28:30], "little") & 0x3FFF
+    _check_pixels(size, "WEBP", name)
 
 
 def _is_heic(file: IO[bytes]) -> bool:

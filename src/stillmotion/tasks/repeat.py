@@ -110,6 +110,7 @@ def _wanted(settings: RepeatSettings, recipe: Recipe) -> GenerateSettings:
         "device": plan.device,
         "dtype": plan.dtype,
         "offload": plan.offload,
+        "compile": plan.compile,
         "memory": "recipe",
         "force": settings.force,
     }

@@ -17,7 +17,8 @@ from ..media.images import find_images, upright_size
 from ..media.still import read_picture
 from ..media.strip import check_strip
 from ..pipelines.image_to_video import VideoSettings, check_size
-from ..placement import Placement, resolve
+from ..pipelines.plan import model_calls
+from ..placement import Placement, chosen_compile, resolve
 from ..presets import PRESETS, Preset
 from ..recipe import FittingRecord, ImageRecord, Recipe, image_record, picture_of, read_recipe
 from .outputs import OUTPUTS, check_output, is_file_name
@@ -80,7 +81,15 @@ class Request:
             focus=given(settings.focus, base.focus),
             pad_colour=given(settings.pad_colour, base.pad_colour),
             background=given(settings.background, base.background),
+            at=given(settings.at, self._recorded_at),
         )
+
+    @property
+    def _recorded_at(self) -> float | None:
+        """The second of the video that the recipe's own picture was taken at; one that stands in for it has another."""
+        if self.recipe is None or (self.recipe.image.webp is not None and self.settings.image is not None):
+            return None
+        return self.recipe.fitting.at
 
     @property
     def preview_every(self) -> int | None:
@@ -104,7 +113,9 @@ class Request:
             image = fit(whole, *size, self.fit, focus=how.focus, pad_colour=how.pad_colour)
         # A large photograph is decoded no larger than it is needed; what is said is the file's own size.
         width, height = (source.path and upright_size(source.path)) or whole.size
-        return Picture(image, (width, height), f"{width}x{height} {FITTED[self.fit]} to {size[0]}x{size[1]}")
+        second = "" if source.path is None or how.at is None else f" at {how.at:g} s"
+        fitted = f"{width}x{height}{second} {FITTED[self.fit]} to {size[0]}x{size[1]}"
+        return Picture(image, (width, height), fitted)
 
     def record(self, source: Source, picture: Picture) -> ImageRecord:
         """What the recipe will say of a picture."""
@@ -134,14 +145,16 @@ class Request:
         return ()
 
     def _read(self, path: Path) -> Image.Image:
-        return read_picture(path, self.settings.at, at_least=self.size, background=self.fitting.background)
+        return read_picture(path, self.fitting.at, at_least=self.size, background=self.fitting.background)
 
     def _from_recipe(self) -> Image.Image:
         assert self.recipe is not None
         picture = picture_of(self.recipe)
         if picture is None:
+            at = self.recipe.fitting.at
+            lacking = "image" if at is None else f"video, whose frame at {at:g} s it shows"
             raise UsageError(
-                f"the recipe of {self.settings.recipe} was made --private, without its image; expected the image too."
+                f"the recipe of {self.settings.recipe} was made --private, without its {lacking}; expected it too."
             )
         return picture
 
@@ -174,6 +187,8 @@ def make_request(settings: GenerateSettings, recipe: Recipe | None = None) -> Re
     seed = given(settings.seed, recipe.seed if recipe else 0)
     if seed + len(sources) * settings.count * (settings.avoid_still + 1) > 2**63:
         raise UsageError(f"seed is {seed}, and the seeds of all videos go beyond 2^63; expected a smaller one.")
+    calls = model_calls(video) * len(sources) * settings.count
+    placement = dataclasses.replace(placement, compile=chosen_compile(settings.compile, placement, calls))
     return Request(
         settings=settings,
         recipe=recipe,

@@ -379,6 +379,27 @@ def test_each_format_has_its_own_limit_of_pixels(tmp_path, monkeypatch, suffix, 
         images.read_image(tmp_path / f"a.{suffix}")
 
 
+@pytest.mark.parametrize("kind", ["VP8L", "VP8 ", "VP8X"])
+def test_the_size_of_a_webp_is_known_before_a_canvas_is_made(tmp_path, monkeypatch, kind):
+    picture = Image.new("RGBA" if kind == "VP8X" else "RGB", (300, 20), "red")
+    picture.putpixel((0, 0), (0, 0, 255, 9) if kind == "VP8X" else (0, 0, 255))
+    picture.save(tmp_path / "a.webp", lossless=kind == "VP8L")
+    data = bytearray((tmp_path / "a.webp").read_bytes())
+    assert data[12:16] == kind.encode()
+    if kind == "VP8L":
+        data[21:25] = struct.pack("<I", 16382 | 16382 << 14)
+    elif kind == "VP8X":
+        data[24:30] = struct.pack("<I", 16382)[:3] * 2
+    else:
+        data[26:30] = struct.pack("<HH", 16383, 16383)
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("a decoder was asked"))
+    (tmp_path / "huge.webp").write_bytes(data)
+    with pytest.raises(MediaError, match=r"16383x16383 pixels; expected at most 30 megapixels\.$"):
+        images.read_image(tmp_path / "huge.webp")
+    monkeypatch.undo()
+    assert images.read_image(tmp_path / "a.webp").size == (300, 20)
+
+
 def test_a_warning_that_is_an_error_is_a_sentence(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.tiff", description="x" * 50)
     data = bytearray((tmp_path / "a.tiff").read_bytes())

@@ -36,7 +36,19 @@ def made(image: Path, output: Path, **given: Any) -> Path:
     return result.path
 
 
-@pytest.mark.parametrize("name", ["a.mp4", "a.webm", "a.mov", "a.mkv", "a.gif", "a.webp", "a.apng"])
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One video for the tests that only read it."""
+    folder = tmp_path_factory.mktemp("video")
+    pixels = np.random.default_rng(1).integers(0, 256, (60, 90, 3), np.uint8)
+    Image.fromarray(pixels).save(folder / "photo.png")
+    return made(folder / "photo.png", folder / "a.mp4")
+
+
+SLOW_FORMATS = [pytest.param(name, marks=pytest.mark.slow) for name in ("a.mov", "a.mkv", "a.gif", "a.apng")]
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.webm", "a.webp", *SLOW_FORMATS])
 def test_a_file_alone_is_enough_to_make_it_again(name: str, image: Path, tmp_path: Path) -> None:
     first = made(image, tmp_path / name, seed=11, motion=40)
     image.unlink()
@@ -53,22 +65,20 @@ def test_a_folder_of_pictures_is_made_again(image: Path, tmp_path: Path) -> None
     assert np.array_equal(read_video(again.made.path).frames, read_video(first).frames)
 
 
-def test_a_changed_setting_gives_other_frames(image: Path, tmp_path: Path) -> None:
-    first = made(image, tmp_path / "a.mp4")
-    other = repeat(RepeatSettings(file=first, output=tmp_path / "b.mp4", set=("seed=5", "motion=200")))
+def test_a_changed_setting_gives_other_frames(video: Path, tmp_path: Path) -> None:
+    other = repeat(RepeatSettings(file=video, output=tmp_path / "b.mp4", set=("seed=5", "motion=200")))
     assert not other.is_identical and other.changed == ("seed=5", "motion=200")
     recipe = read_recipe(tmp_path / "b.mp4")
     assert (recipe.seed, recipe.video.motion_bucket) == (5, 200)
-    old = read_recipe(first).video
+    old = read_recipe(video).video
     same = dataclasses.replace(recipe.video, motion_bucket=old.motion_bucket)
     assert same == old
 
 
 @pytest.mark.parametrize("change", ["motion", "speed=3", "output=x.mp4", "recipe=x", "count=2", "=", "motion=fast"])
-def test_a_change_that_cannot_be_is_refused(change: str, image: Path, tmp_path: Path) -> None:
-    first = made(image, tmp_path / "a.mp4")
+def test_a_change_that_cannot_be_is_refused(change: str, video: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError):
-        repeat(RepeatSettings(file=first, output=tmp_path / "b.mp4", set=(change,)))
+        repeat(RepeatSettings(file=video, output=tmp_path / "b.mp4", set=(change,)))
     assert not (tmp_path / "b.mp4").exists()
 
 
@@ -81,7 +91,13 @@ def test_a_private_recipe_asks_for_the_image(image: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "given", [{"focus": (0.1, 0.9)}, {"fit": "pad", "pad_colour": "#204060"}, {"background": "teal"}], ids=str
+    "given",
+    [
+        {"focus": (0.1, 0.9)},
+        pytest.param({"fit": "pad", "pad_colour": "#204060"}, marks=pytest.mark.slow),
+        pytest.param({"background": "teal"}, marks=pytest.mark.slow),
+    ],
+    ids=["focus", "pad", "background"],
 )
 def test_a_private_recipe_knows_how_the_image_was_fitted(given: dict[str, Any], tmp_path: Path) -> None:
     pixels = np.random.default_rng(2).integers(0, 256, (60, 120, 4), np.uint8)
@@ -96,8 +112,25 @@ def test_a_private_recipe_knows_how_the_image_was_fitted(given: dict[str, Any], 
     assert not repeat(other).is_identical
 
 
-def test_a_strangers_recipe_opens_no_path_and_reaches_no_address(image: Path, tmp_path: Path) -> None:
-    recipe = read_recipe(made(image, tmp_path / "a.mp4"))
+def test_a_private_recipe_knows_the_second_of_a_video(image: Path, tmp_path: Path) -> None:
+    colours = [Image.new("RGB", (64, 64), colour) for colour in ("red", "lime", "blue")]
+    colours[0].save(tmp_path / "flash.gif", save_all=True, append_images=colours[1:], duration=200)
+    first = made(tmp_path / "flash.gif", tmp_path / "a.mkv", private=True, at=0.3)
+    assert read_recipe(first).fitting.at == 0.3
+    flash = str(tmp_path / "flash.gif")
+    again = repeat(RepeatSettings(file=first, output=tmp_path / "b.mkv", image=flash))
+    assert again.is_identical and " at 0.3 s " in again.made.fitted
+    assert not repeat(RepeatSettings(file=first, output=tmp_path / "c.mkv", image=flash, set=("at=0.5",))).is_identical
+    with pytest.raises(UsageError, match=r"frame at 0\.3 s"):
+        repeat(RepeatSettings(file=first, output=tmp_path / "d.mkv"))
+    # Where the recipe brings its picture, another image that takes its place is an image of its own.
+    public = made(tmp_path / "flash.gif", tmp_path / "e.mkv", at=0.3)
+    (other,) = generate(GenerateSettings(recipe=public, image=str(image), output=tmp_path / "f.mkv"))
+    assert other.recipe is not None and other.recipe.fitting.at is None
+
+
+def test_a_strangers_recipe_opens_no_path_and_reaches_no_address(video: Path, tmp_path: Path) -> None:
+    recipe = read_recipe(video)
     (tmp_path / "weights").mkdir()
     for model in (str(tmp_path / "weights"), "somebody/else"):
         other = dataclasses.replace(recipe, model=model_record(model, "0" * 64))
@@ -106,8 +139,8 @@ def test_a_strangers_recipe_opens_no_path_and_reaches_no_address(image: Path, tm
             repeat(RepeatSettings(file=tmp_path / "other.json", output=tmp_path / "b.mp4"))
 
 
-def test_other_weights_are_said(image: Path, tmp_path: Path) -> None:
-    recipe = read_recipe(made(image, tmp_path / "a.mp4"))
+def test_other_weights_are_said(video: Path, tmp_path: Path) -> None:
+    recipe = read_recipe(video)
     tree = json.loads(recipe.to_json())
     tree["model"]["tensors_sha256"] = "0" * 64
     tree["frames"]["sha256"] = "1" * 64
