@@ -1,36 +1,41 @@
 """The predicted peak of a generation over the measured one, on the CPU: at least 0.9, at most 1.15.
 
-    python benchmarks/memory.py [--large]
+    python benchmarks/memory.py [--only small|large|full] [--json benchmarks/results/memory.json]
 
-Each case runs in a process of its own. Measured is the peak of its resident memory (VmHWM of Linux) less what the
-imports took; weights count in both. The small cases need a minute, the large ones some.
+Each case reads a model from a folder and makes a video of one step, in a process of its own. Measured is the peak of
+its resident memory (VmHWM of Linux) less what it held before: Python, its libraries, and what torch imports when it
+counts. Pages of a mapped file of weights count as memory while they are resident, since they do for everybody who
+looks at a process. Small cases need a minute in all, large ones some, and those at full size up to 8 GB and some
+minutes each.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from suite.networks import write_sparse_folder
 
+from stillmotion.checkpoints.load import folder_networks, load, load_network
 from stillmotion.config import parse, to_tree
-from stillmotion.models.autoencoder import Autoencoder
-from stillmotion.models.components import Components
-from stillmotion.models.image_encoder import build_image_encoder
-from stillmotion.models.unet import UNet
+from stillmotion.files import atomic_path
 from stillmotion.pipelines.image_to_video import VideoSettings, animate
-from stillmotion.pipelines.memory import Ladder, Workload, predict
+from stillmotion.pipelines.memory import Ladder, Workload, predict, trim
 from stillmotion.placement import DTYPES, Placement, Stage
 from stillmotion.presets import SVD, TINY, Preset
 
 LOW, HIGH = 0.9, 1.15
+MEGABYTE = 10**6
 # Half the width of the released model: a quarter of its weights, and everything else alike.
 MIDDLE = replace(
     SVD,
@@ -39,7 +44,8 @@ MIDDLE = replace(
     autoencoder=replace(SVD.autoencoder, channels=(64, 128, 256, 256)),
     image_encoder=replace(SVD.image_encoder, width=640, mlp_width=2560, layers=16),
 )
-PRESETS = {"tiny": TINY, "middle": MIDDLE}
+PRESETS = {"tiny": TINY, "middle": MIDDLE, "svd": SVD}
+FRUGAL: dict[str, object] = {"branches": "in-turn", "decode_frames": 1}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -51,73 +57,121 @@ class Case:
     width: int
     height: int
     dtype: str = "float32"
+    offload: str = "none"
     # Fields of Savings.
     savings: dict[str, object] = dataclasses.field(default_factory=dict)
     chunked: str = "exact"
+    chunk: int | None = None
+
+    @property
+    def name(self) -> str:
+        """As a row of the table shows it."""
+        words = [self.preset, f"{self.frames} x {self.height} x {self.width}", self.dtype]
+        words += [] if self.offload == "none" else [f"offload {self.offload}"]
+        words += [f"{key} {value}" for key, value in self.savings.items()]
+        words += [] if self.chunk is None else [f"chunk {self.chunk}"]
+        return ", ".join([*words, *([] if self.chunked == "exact" else [self.chunked])])
 
 
-SMALL = (
-    Case("tiny", 14, 256, 160),
-    Case("tiny", 14, 256, 160, savings={"branches": "in-turn", "decode_frames": 1}),
-    Case("tiny", 6, 256, 160, chunked="independent"),
-    Case("tiny", 14, 256, 160, "bfloat16"),
-)
-LARGE = (
-    Case("tiny", 25, 512, 320),
-    Case("tiny", 25, 512, 320, savings={"decode_frames": 1}),
-    Case("middle", 6, 256, 256),
-    Case("middle", 6, 256, 256, savings={"branches": "in-turn", "decode_frames": 1}),
-    Case("middle", 6, 256, 256, "bfloat16"),
-)
+CASES = {
+    "small": (
+        Case("tiny", 14, 256, 160),
+        Case("tiny", 14, 256, 160, savings=FRUGAL),
+        Case("tiny", 6, 256, 160, chunked="independent"),
+        Case("tiny", 14, 256, 160, chunked="independent", chunk=2),
+        Case("tiny", 14, 256, 160, "bfloat16"),
+        Case("tiny", 14, 256, 160, "bfloat16", savings=FRUGAL),
+    ),
+    "large": (
+        Case("tiny", 25, 512, 320),
+        Case("tiny", 25, 512, 320, savings={"decode_frames": 1}),
+        Case("tiny", 25, 512, 320, "bfloat16", offload="model"),
+        Case("middle", 6, 256, 256),
+        Case("middle", 6, 256, 256, savings=FRUGAL),
+        Case("middle", 6, 256, 256, "bfloat16"),
+        Case("middle", 14, 256, 256, "bfloat16", offload="model", savings=FRUGAL),
+        Case("middle", 14, 256, 256, "bfloat16", offload="sequential", savings=FRUGAL),
+    ),
+    "full": (
+        Case("svd", 14, 256, 256, "bfloat16"),
+        Case("svd", 14, 256, 256, "bfloat16", savings=FRUGAL),
+        Case("svd", 14, 256, 256, "bfloat16", offload="model", savings=FRUGAL),
+        Case("svd", 14, 256, 256, "bfloat16", offload="sequential", savings=FRUGAL),
+        Case("svd", 14, 256, 256, "float32", offload="sequential", savings=FRUGAL),
+    ),
+}
 
 
 def main() -> int:
-    """Run every case, print a row each; 1 where a prediction is off."""
+    """Run the cases, print a row each; 1 where a prediction is off."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--large", action="store_true")
-    parser.add_argument("--child")
+    parser.add_argument("--only", choices=list(CASES))
+    parser.add_argument("--case", type=int)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--child", nargs=2)
     arguments = parser.parse_args()
     if arguments.child:
-        sys.stdout.write(json.dumps(measure(Case(**json.loads(arguments.child)))))
+        case, folder = arguments.child
+        sys.stdout.write(json.dumps(measure(Case(**json.loads(case)), Path(folder))))
         return 0
-    ratios = [run_case(case) for case in (*SMALL, *(LARGE if arguments.large else ()))]
-    return int(not all(LOW <= ratio <= HIGH for ratio in ratios))
+    chosen = [case for size, cases in CASES.items() if arguments.only in (None, size) for case in cases]
+    chosen = chosen if arguments.case is None else [chosen[arguments.case]]
+    rows = [run_case(case) for case in chosen]
+    if arguments.json is not None:
+        record(arguments.json, rows)
+    return int(not all(LOW <= row["ratio"] <= HIGH for row in rows))
 
 
-def run_case(case: Case) -> float:
-    """Predicted over measured of one case, each side in a process of its own."""
-    command = [sys.executable, __file__, "--child", json.dumps(dataclasses.asdict(case))]
-    measured = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    plan = predict(workload(case), placement(case))
-    ratio = plan.peak_bytes / measured["peak"]
-    stages = ", ".join(f"{peak.stage} {peak.bytes / 1e6:.0f}" for peak in plan.peaks)
-    seen = ", ".join(f"{name} {value / 1e6:.0f}" for name, value in measured["stages"].items())
-    sys.stdout.write(f"{case}\n  predicted {plan.peak_bytes / 1e6:.0f} MB ({stages}), ")
-    sys.stdout.write(f"measured {measured['peak'] / 1e6:.0f} MB ({seen}), ratio {ratio:.3f}\n")
+def run_case(case: Case) -> dict[str, Any]:
+    """A row of the table: predicted and measured bytes of one case, and their ratio."""
+    with tempfile.TemporaryDirectory() as place:
+        write_sparse_folder(Path(place), PRESETS[case.preset], case.dtype)
+        command = [sys.executable, __file__, "--child", json.dumps(dataclasses.asdict(case)), place]
+        found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    row = {"case": case.name, "ratio": found["predicted"] / found["measured"]} | found
+    stages = {name: f"{value / MEGABYTE:.0f}" for name, value in found["stages"].items()}
+    planned = {name: f"{value / MEGABYTE:.0f}" for name, value in found["planned"].items()}
+    peaks = [f"{found[name] / MEGABYTE:.0f} MB" for name in ("predicted", "measured")]
+    sys.stdout.write(f"{row['ratio']:.3f}  {case.name}: predicted {peaks[0]} {planned}, measured {peaks[1]} {stages}\n")
     sys.stdout.flush()
-    return ratio
+    return row
+
+
+def record(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows into a file of results; those of other cases stay in it."""
+    old = json.loads(path.read_text(encoding="utf-8"))["cases"] if path.exists() else []
+    new = {row["case"] for row in rows}
+    document = {
+        "command": "python benchmarks/memory.py --json benchmarks/results/memory.json",
+        "figure": "predicted peak over measured peak, must 0.9 to 1.15",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "cases": [*(row for row in old if row["case"] not in new), *rows],
+    }
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 def workload(case: Case) -> Workload:
     """The video of a case."""
-    video = parse(VideoSettings, to_tree(VideoSettings(frames=case.frames, steps=1)) | {"chunked": case.chunked})
-    return Workload(PRESETS[case.preset], video, case.width, case.height)
+    settings = to_tree(VideoSettings(frames=case.frames, steps=1)) | {"chunked": case.chunked, "chunk": case.chunk}
+    return Workload(PRESETS[case.preset], parse(VideoSettings, settings), case.width, case.height)
 
 
 def placement(case: Case) -> Placement:
     """How a case runs."""
-    return parse(Placement, {"device": "cpu", "dtype": case.dtype, "savings": case.savings})
+    return parse(Placement, {"device": "cpu", "dtype": case.dtype, "offload": case.offload, "savings": case.savings})
 
 
-def measure(case: Case) -> dict[str, object]:
-    """The peak of this process in bytes less that of the imports, in all and by stage."""
-    before = status_bytes("VmHWM")
-    load, where = workload(case), placement(case)
+def measure(case: Case, folder: Path) -> dict[str, Any]:
+    """The peak of this process in bytes beyond what it held before, in all and by stage; and what was predicted."""
+    request, where = workload(case), placement(case)
+    plan = predict(request, where)  # torch imports some of itself when it counts, which every generation does
+    trim()
+    before = status_bytes("VmRSS")
     stages: dict[str, int] = {}
-    components = random_components(load.preset, DTYPES[case.dtype])
-
-    stage = Stage(components, where)
-    ladder = Ladder(stage, load)
+    stage = stage_of(request.preset, where, folder)
+    ladder = Ladder(stage, request)
 
     def attempt(name: str, run: Callable[[], Any]) -> Any:
         def measured() -> Any:
@@ -129,21 +183,19 @@ def measure(case: Case) -> dict[str, object]:
         return result
 
     image = torch.zeros(1, 3, case.height, case.width)
-    animate(stage, image, load.video, [0], attempt=attempt)
-    return {"peak": max(stages.values()), "stages": stages}
+    animate(stage, image, request.video, [0], attempt=attempt)
+    assert not ladder.notes, ladder.notes
+    planned = {peak.stage: peak.bytes for peak in plan.peaks}
+    return {"predicted": plan.peak_bytes, "measured": max(stages.values()), "planned": planned, "stages": stages}
 
 
-def random_components(preset: Preset, dtype: torch.dtype) -> Components:
-    """Networks of a shape with small numbers; no copy of them exists meanwhile."""
+def stage_of(preset: Preset, where: Placement, folder: Path) -> Stage:
+    """The model of a folder, ready to run as `generate` makes it."""
+    if where.offload == "none":
+        return Stage(load(folder, dtype=DTYPES[where.dtype]).components, where)
     with torch.device("meta"):
-        components = Components(
-            UNet(preset.unet), Autoencoder(preset.autoencoder), build_image_encoder(preset.image_encoder)
-        )
-    for network in components.networks().values():
-        network.to(dtype).to_empty(device="cpu").eval().requires_grad_(False)
-        for tensor in (*network.parameters(), *network.buffers()):
-            tensor.normal_(0, 0.02) if tensor.is_floating_point() else tensor.copy_(torch.arange(tensor.numel())[None])
-    return components
+        components, _ = folder_networks(preset, None)
+    return Stage(components, where, functools.partial(load_network, folder))
 
 
 def status_bytes(name: str) -> int:

@@ -128,8 +128,8 @@ def photograph_figures(
 
 def spearman(first: tuple[float, ...], second: list[float]) -> float:
     """Rank correlation of two sequences without ties."""
-    ranks = [np.argsort(np.argsort(np.asarray(values))) for values in (first, second)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    mine, theirs = (np.argsort(np.argsort(np.asarray(values))) for values in (first, second))
+    return float(np.corrcoef(mine, theirs)[0, 1])
 
 
 def _draw(folder: Path, scenes: list[list[np.ndarray]], photographs: list[np.ndarray]) -> None:

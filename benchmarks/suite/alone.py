@@ -35,7 +35,7 @@ class Spec:
     height: int = 64
     steps: int = 1
     chunk: int | None = None
-    # How our side saves memory: nothing for how it comes, `lean`, or a budget in bytes.
+    # How our side saves memory: nothing for how it comes, `lean`, `streamed`, or a budget in bytes.
     plan: str = ""
     # A diffusers folder; random weights without one.
     folder: str | None = None

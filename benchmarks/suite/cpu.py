@@ -11,6 +11,8 @@ from .figures import Bound, Experiment, Figure, at_least, at_most
 FASTER = "diffusers' time / ours"
 PREDICTED = "predicted / measured"
 SMALLER = "ours / diffusers'"
+PEAKS = "predicted peak over measured peak"
+PREDICTABLE = Bound(0.9, 1.15)
 SHORT = {"float32": "float32", "bfloat16": "bf16"}
 DTYPES = ("float32", "bfloat16")
 STEP_BOUNDS = {"float32": (1.6, 2.2), "bfloat16": (1.3, 1.7)}
@@ -79,8 +81,13 @@ def defaults(lab: Lab) -> Experiment:
 def decode_memory(lab: Lab) -> Experiment:
     """The decoder's peak."""
     title = f"peak memory of decoding {lab.shapes.decode_memory.size}, float32, ours exact over diffusers all-at-once"
-    figure = Figure("decode-memory", title, "GB", SMALLER, at_most(0.35), at_most(0.2))
-    return Experiment("memory-of-decode", (figure,), partial(do.decode_memory, lab, "float32"))
+    fits = f"the same, {lab.shapes.decode_memory_fits.size}"
+    bounds = at_most(0.35), at_most(0.2)
+    figures = (
+        Figure("decode-memory", title, "GB", SMALLER, *bounds),
+        Figure("decode-memory-fits", fits, "GB", SMALLER, *bounds),
+    )
+    return Experiment("memory-of-decode", figures, partial(do.decode_memory, lab, "float32"))
 
 
 def whole_memory(lab: Lab, dtype: str) -> Experiment:
@@ -89,17 +96,18 @@ def whole_memory(lab: Lab, dtype: str) -> Experiment:
     figures = (
         Figure(f"memory-{dtype}", f"{title}, as it comes", "GB", SMALLER),
         Figure(f"memory-lean-{dtype}", f"{title}, lean", "GB", SMALLER, at_most(0.6), at_most(0.4)),
+        Figure(f"memory-streamed-{dtype}", f"{title}, weights streamed", "GB", SMALLER, at_most(0.6), at_most(0.4)),
         *predicted((f"predicted-{dtype}", f"predicted-lean-{dtype}"), SHORT[dtype]),
+        Figure(f"predicted-streamed-{dtype}", f"{PEAKS}, {SHORT[dtype]}, streamed", "GB", PREDICTED, PREDICTABLE),
     )
     return Experiment(f"memory-of-video-{dtype}", figures, partial(do.whole_memory, lab, dtype))
 
 
 def predicted(names: tuple[str, str], about: str) -> tuple[Figure, Figure]:
     """How well the plan foresaw the peaks of two ways to run."""
-    title = f"predicted peak over measured peak, {about}"
     return (
-        Figure(names[0], f"{title}, fast", "GB", PREDICTED, Bound(0.9, 1.15)),
-        Figure(names[1], f"{title}, lean", "GB", PREDICTED, Bound(0.9, 1.15)),
+        Figure(names[0], f"{PEAKS}, {about}, fast", "GB", PREDICTED, PREDICTABLE),
+        Figure(names[1], f"{PEAKS}, {about}, lean", "GB", PREDICTED, PREDICTABLE),
     )
 
 

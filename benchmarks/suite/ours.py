@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from stillmotion.models.autoencoder import Autoencoder
 from stillmotion.models.components import Components
 from stillmotion.pipelines.image_to_video import VideoSettings, animate, decode, guided_denoiser
 from stillmotion.pipelines.memory import Workload, plan_memory, predict
-from stillmotion.placement import DTYPES, Placement, Savings, Stage
+from stillmotion.placement import DTYPES, Compile, DType, Placement, Savings, Stage
 from stillmotion.presets import Preset
 
 from .networks import (
@@ -54,9 +55,8 @@ class Side:
         x, level = latents.to(stage.device), torch.tensor(sigma, device=stage.device)
         assert latents.shape[2] == cfg.out_channels
         with torch.inference_mode():
-            denoise = guided_denoiser(
-                stage.components.unet, condition, scales(Linear(low=GUIDANCE[0], high=GUIDANCE[1]), latents.shape[1])
-            )
+            scale = scales(Linear(low=GUIDANCE[0], high=GUIDANCE[1]), latents.shape[1])
+            denoise = guided_denoiser(stage.components.unet, condition, scale, compiled=stage.compiled)
 
         def step() -> Tensor:
             with torch.inference_mode():
@@ -101,7 +101,12 @@ def settings_of(request: Request) -> VideoSettings:
 
 def side_of(networks: Components, preset: Preset, dtype: str, device: str) -> Side:
     """The networks under our own settings, but for the precision."""
-    return Side(Stage(networks, Placement(device=device, dtype=dtype)), preset)
+    return Side(Stage(networks, _placement(dtype, device)), preset)
+
+
+def _compiled_on(device: str) -> Compile:
+    """Warm figures of a GPU are those of compiled code; a processor's prepared network does without."""
+    return "region" if torch.device(device).type == "cuda" else "off"
 
 
 def decoder_alone(preset: Preset, dtype: torch.dtype, device: str) -> Side:
@@ -114,15 +119,22 @@ def decoder_alone(preset: Preset, dtype: torch.dtype, device: str) -> Side:
 def from_folder(folder: Path, preset: Preset, dtype: str, device: str, plan: str = "", request: Request = ANY) -> Side:
     """Load a diffusers folder as it is stored.
 
-    plan: nothing for how it comes, `lean`, or the bytes that the memory plan may use for the request.
+    plan: nothing for how it comes, `lean`, `streamed` for lean with weights that wait in their file, or the bytes that
+    the memory plan may use for the request.
     """
-    placement = Placement(device=device, dtype=dtype)
+    placement = _placement(dtype, device)
     if not plan:
         return side_of(load(folder, dtype=DTYPES[dtype]).components, preset, dtype, device)
-    if plan == "lean":
-        placement = dataclasses.replace(placement, offload="model", savings=LEAN)
+    if plan in ("lean", "streamed"):
+        offload = "model" if plan == "lean" else "sequential"
+        placement = dataclasses.replace(placement, offload=offload, savings=LEAN)
     else:
         workload = Workload(preset, settings_of(request), request.width, request.height)
         placement = plan_memory(workload, placement, int(plan)).placement
     networks, _ = folder_networks(folder_preset(folder, folder), None)
-    return Side(Stage(networks, placement, lambda name: load_network(folder, name, dtype=DTYPES[dtype])), preset)
+    return Side(Stage(networks, placement, lambda name: load_network(folder, name)), preset)
+
+
+def _placement(dtype: str, device: str) -> Placement:
+    """Where our side runs, and in which of DTYPES."""
+    return Placement(device=device, dtype=cast(DType, dtype), compile=_compiled_on(device))

@@ -19,6 +19,8 @@ class Shapes:
     whole: Request
     default: Request
     decode_memory: Request
+    # A smaller one, where the peer's decode fits into a machine of 16 GB.
+    decode_memory_fits: Request
     chunked: Request
     chunks: tuple[int, ...]
     memory: Request
@@ -42,6 +44,7 @@ CPU = Shapes(
     whole=Request(14, 128, 128, steps=5),
     default=Request(14, 256, 256, steps=5),
     decode_memory=Request(25, 576, 320),
+    decode_memory_fits=Request(14, 448, 256),
     chunked=Request(25, 128, 128),
     chunks=(1, 2, 5, 25),
     memory=Request(14, 256, 256, steps=2),
@@ -70,6 +73,7 @@ SMALL = Shapes(
     whole=Request(3, 64, 64, steps=2),
     default=Request(3, 64, 64, steps=2),
     decode_memory=Request(4, 96, 64),
+    decode_memory_fits=Request(3, 96, 64),
     chunked=Request(4, 64, 64),
     chunks=(1, 2, 4),
     memory=Request(3, 64, 64, steps=1),

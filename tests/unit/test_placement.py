@@ -59,7 +59,8 @@ def test_offloading_does_not_change_a_frame(tiny_components: Components, offload
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in tiny_components.unet.modules())
 
 
-def test_on_a_cpu_an_offloaded_network_is_read_when_it_is_needed(tiny_components: Components) -> None:
+@pytest.mark.parametrize("offload", ["model", "sequential"])
+def test_on_a_cpu_an_offloaded_network_is_read_when_it_is_needed(tiny_components: Components, offload: str) -> None:
     settings = VideoSettings(frames=3, steps=2)
     image = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
     plain = animate(Stage(tiny_components, Placement(device="cpu", dtype="float32")), image, settings, [5])
@@ -69,7 +70,7 @@ def test_on_a_cpu_an_offloaded_network_is_read_when_it_is_needed(tiny_components
         read.append(name)
         return copy.deepcopy(kept.networks()[name])
 
-    stage = Stage(tiny_components, Placement(device="cpu", dtype="float32", offload="model"), fetch)
+    stage = Stage(tiny_components, parse(Placement, {"device": "cpu", "dtype": "float32", "offload": offload}), fetch)
     assert all(p.is_meta for network in tiny_components.networks().values() for p in network.parameters())
     assert torch.equal(animate(stage, image, settings, [5]), plain)
     assert read == ["image_encoder", "autoencoder", "unet", "autoencoder"]

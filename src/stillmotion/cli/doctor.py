@@ -29,8 +29,11 @@ def _print(found: Diagnosis) -> None:
     print(f"hub: {found.hub.endpoint}, {state}; cache {found.hub.cache}, {_gb(found.hub.cache_bytes)}")
     print("models, one video at their defaults:")
     for each in found.models:
-        size = f"{_gb(each.weight_bytes)} of weights, fits: {each.fits}"
-        print(f"  {each.name:12} {each.device} in {each.dtype}, {_place(each.weights)}, {size}, {_time(each.seconds)}")
+        print(
+            f"  {each.name:12} {each.device} in {each.dtype}, {_place(each.weights)}, {_gb(each.weight_bytes)} of them"
+        )
+        fit = {"whole": "fit", "planned": f"fit with {each.plan}", "no": f"do not fit, not even with {each.plan}"}
+        print(f"               {each.video} {fit[each.fits]}: about {_gb(each.peak_bytes)}, {_time(each.seconds)}")
     for line in found.advice:
         print(f"advice: {line}")
     for line in found.failures:

@@ -97,7 +97,10 @@ def _print_plan(planned: Plan) -> None:
     print(f"at most {planned.memory.peak_bytes / 1e9:.2f} GB:")
     for peak in planned.memory.peaks:
         print(f"  {peak.stage}: {peak.bytes / 1e9:.2f} GB, weights {peak.weight_bytes / 1e9:.2f} GB of them")
-    print(f"expected time: about {planned.seconds:.0f} s")
+    each = planned.expected
+    print(f"expected time: about {planned.seconds:.0f} s, a video's {each.encode:.1f} s encoding,", end=" ")
+    print(f"{each.denoise:.1f} s denoising, {each.decode:.1f} s decoding", end="")
+    print(f"; {each.waiting:.1f} s of them wait for weights" if each.waiting else "")
 
 
 def _plan_as_json(planned: Plan) -> dict[str, Any]:
@@ -123,6 +126,7 @@ def _plan_as_json(planned: Plan) -> dict[str, Any]:
             "stages": {peak.stage: peak.bytes for peak in planned.memory.peaks},
         },
         "expected_seconds": round(planned.seconds, 1),
+        "expected_stages": {name: round(value, 1) for name, value in to_tree(planned.expected).items()},
     }
 
 

@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..nn.regions import are_in_force, region
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Moments:
@@ -38,8 +40,8 @@ def pooled(sets: Sequence[Moments], pixels: Sequence[int]) -> Moments:
 
 def moments_of(x: Float[Tensor, "pixels c"]) -> Moments:
     """One row: the statistics of all pixels, in at least float32."""
-    if x.device.type != "cpu":
-        variance, mean = torch.var_mean(x.to(widest(x)), dim=0, correction=0, keepdim=True)
+    if x.device.type != "cpu" or are_in_force():
+        variance, mean = _spread_and_mean(x)
         return Moments(mean, variance)
     # The statistics of a batch norm: the one reduction of torch that is fast over contiguous channels. It takes two
     # passes, so that a large mean costs no digits, and float32 totals make it sum bfloat16 in float32.
@@ -64,21 +66,37 @@ def affine(norm: nn.GroupNorm, moments: Moments) -> tuple[Float[Tensor, "k c"], 
 
 
 def activated(
-    x: Float[Tensor, "n h w c"], scale: Float[Tensor, "k c"], shift: Float[Tensor, "k c"]
-) -> Float[Tensor, "n h w c"]:
-    """SiLU of the scaled and shifted frames; a row of `scale` is one frame's, a single one that of all."""
-    if x.dtype == scale.dtype:
+    x: Float[Tensor, "n h w c"],
+    scale: Float[Tensor, "k c"],
+    shift: Float[Tensor, "k c"],
+    target: Float[Tensor, "n h w c"],
+) -> None:
+    """SiLU of the scaled and shifted frames, into `target`; a row of `scale` is one frame's, one alone that of all."""
+    if are_in_force():
+        _activate(x, scale, shift, target)
+    elif x.dtype == scale.dtype:
         moved = torch.addcmul(shift[:, None, None], x, scale[:, None, None])
+        torch.ops.aten.silu.out(moved, out=target)
     elif len(scale) == 1:
-        moved = _moved(x, scale[0], shift[0])
+        torch.ops.aten.silu.out(_moved(x, scale[0], shift[0]), out=target)
     else:
-        moved = torch.cat([_moved(*each) for each in zip(x.split(1), scale, shift, strict=True)])
-    return F.silu(moved, inplace=True)
+        for each in zip(x.split(1), scale, shift, target.split(1), strict=True):
+            torch.ops.aten.silu.out(_moved(*each[:3]), out=each[3])
 
 
 def widest(x: Tensor) -> torch.dtype:
     """The precision of statistics: float32, and float64 for what is in float64."""
     return torch.promote_types(x.dtype, torch.float32)
+
+
+@region()
+def _spread_and_mean(x: Float[Tensor, "pixels c"]) -> tuple[Float[Tensor, "1 c"], Float[Tensor, "1 c"]]:
+    return torch.var_mean(x.to(widest(x)), dim=0, correction=0, keepdim=True)
+
+
+@region()
+def _activate(x: Tensor, scale: Float[Tensor, "k c"], shift: Float[Tensor, "k c"], target: Tensor) -> None:
+    target.copy_(F.silu(torch.addcmul(shift[:, None, None], x.to(scale.dtype), scale[:, None, None])))
 
 
 def _moved(

@@ -10,6 +10,9 @@ stays the reference:
   frames, is a product of the tensor as it lies;
 - a block works on a few thousand pixels at a time, which stay in the processor's cache from its norm to its residual;
 - blends and residual sums are written by the product before them.
+
+Where `nn.regions` are in force, products are torch's plain ones, and each piece of a block is compiled with its norms,
+gates and sums; then a call takes all pixels, since what is fused needs no cache.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from ..nn.attention import GEGLU, FeedForward, attend
 from ..nn.embedding import sinusoid
 from ..nn.mix import Mix
 from ..nn.products import Convolution, Product
+from ..nn.regions import are_in_force, region
 from ..nn.resample import Downsample, Upsample
 from ..nn.resnet import ResnetBlock, SpatioTemporalResnet, TemporalResnetBlock
 from ..nn.transformer import SpatialTransformerBlock, SpatioTemporalTransformer, TemporalTransformerBlock
@@ -91,6 +95,13 @@ class Prepared:
             if isinstance(block, SpatialTransformerBlock | TemporalTransformerBlock)
         }
         self._positions: dict[tuple[nn.Module, int], Tensor] = {}
+        # Numbers on the CPU; elsewhere reading one would wait for the device, and compiled code be bound to it.
+        reads = unet.conv_in.weight.device.type == "cpu" and not are_in_force()
+        self._shares = {
+            mix: _frame_share(mix) if reads else _frame_share_there(mix)
+            for mix in unet.modules()
+            if isinstance(mix, Mix)
+        }
         self._keeps = sum(parameter.nbytes for parameter in unet.parameters()) <= KEPT_BYTES
         self._kept: dict[Hashable, Any] = {}
 
@@ -110,7 +121,7 @@ class Prepared:
         for level in unet.up_blocks:
             h = self._up(cast(UpLevel, level), h, skips, embedding)
         last = _convolution(unet.conv_out, h.flatten(0, 1))
-        h = _framewise(h, lambda rows: last(_activated(rows, unet.conv_norm_out)))
+        h = _framewise(h, lambda rows: _left(rows, unet.conv_norm_out, last))
         return h.permute(0, 1, 4, 2, 3)
 
     def _down(self, level: DownLevel, h: Tensor, embedding: Tensor) -> list[Tensor]:
@@ -141,7 +152,8 @@ class Prepared:
             return layer(x.permute(0, 1, 4, 2, 3), size).permute(0, 1, 3, 4, 2).contiguous()
         like, conv = x.flatten(0, 1)[: _rows_at_once(x)], layer.conv
         bias = cast(Tensor, conv.bias)
-        double = self._ready((layer, like.shape), lambda: DoublingConvolution(conv.weight, bias, like))
+        keeps = self._keeps or x.device.type != "cpu"  # making it reads numbers, which a device would be waited for
+        double = self._ready((layer, like.shape), lambda: DoublingConvolution(conv.weight, bias, like), keeps)
         return _framewise(x, double)
 
     def _resnet(
@@ -151,23 +163,17 @@ class Prepared:
         like = x.flatten(0, 1)[: _rows_at_once(x)]
         conv1, conv2 = self._convolution(spatial.conv1, like), self._convolution(spatial.conv2, like)
         shortcut = spatial.conv_shortcut and self._product(spatial.conv_shortcut, like)
-        shift = _shift(spatial, embedding)
-
-        def within_frames(rows: Float[Tensor, "r h w c"]) -> Float[Tensor, "r h w c2"]:
-            h = conv1(_activated(rows, spatial.norm1), shift=shift)
-            return conv2(_activated(h, spatial.norm2), rows if shortcut is None else shortcut(rows))
-
-        h = _framewise(x, within_frames)
-        change = self._across_frames(temporal, h.flatten(2, 3), _shift(temporal, embedding))
-        # alpha h + (1 - alpha)(h + change)
-        return h.add_(change.view_as(h), alpha=1 - _frame_share(block.time_mixer))
+        shift, layers = _shift(spatial, embedding), (conv1, conv2, shortcut)
+        h = _framewise(x, lambda rows: _within_frames(rows, spatial.norm1, spatial.norm2, layers, shift))
+        self._across_frames(block, h.flatten(2, 3), _shift(temporal, embedding))
+        return h
 
     def _transformer(
         self, layer: SpatioTemporalTransformer, x: Float[Tensor, "b t h w c"]
     ) -> Float[Tensor, "b t h w c"]:
         like = x.flatten(0, 1)[: _rows_at_once(x)]
         enter, leave = self._product(layer.proj_in, like), self._product(layer.proj_out, like)
-        tokens = _framewise(x, lambda rows: enter(_normalised(rows, layer.norm))).flatten(2, 3)
+        tokens = _framewise(x, lambda rows: _entered(rows, layer.norm, enter)).flatten(2, 3)
         position = self._position(layer, x.shape[1], tokens)
         blocks = zip(
             _as_kind(SpatialTransformerBlock, layer.transformer_blocks),
@@ -176,9 +182,9 @@ class Prepared:
         )
         for spatial_block, temporal_block in blocks:
             self._attend_within(spatial_block, tokens)
-            self._attend_across(temporal_block, tokens, position, _frame_share(layer.time_mixer))
+            self._attend_across(temporal_block, tokens, position, self._shares[layer.time_mixer])
         rows = zip(*(each.flatten(0, 1).split(len(like)) for each in (tokens.view_as(x), x)), strict=True)
-        return torch.cat([leave.with_other(part, residual, "add") for part, residual in rows]).view_as(x)
+        return torch.cat([_added_to(part, leave, residual) for part, residual in rows]).view_as(x)
 
     def _attend_within(self, block: SpatialTransformerBlock, tokens: Float[Tensor, "b t n c"]) -> None:
         """The block of each frame, in place, some frames at a time."""
@@ -186,14 +192,14 @@ class Prepared:
         frames = max(1, _pixels_at_once(tokens) // tokens.shape[2])
         layers = self._layers(block, frames * tokens.shape[2])
         for x, seen in zip(tokens.flatten(0, 1).split(frames), look.split(frames), strict=True):
-            x.copy_(layers(x, seen[:, None]))
+            _replace(x, layers, seen[:, None])
 
     def _attend_across(
         self,
         block: TemporalTransformerBlock,
         tokens: Float[Tensor, "b t n c"],
         position: Float[Tensor, "t c"],
-        frame_share: float,
+        frame_share: float | Tensor,
     ) -> None:
         """The block of each pixel's history and its blend, in place, some pixels at a time."""
         videos, frames = tokens.shape[:2]
@@ -203,9 +209,7 @@ class Prepared:
         layers = self._layers(block, rows)
         enter = self._ready((block.ff_in, rows), lambda: _Feed(block.ff_in, rows))
         for part in tokens.split(pixels, dim=2):
-            x = (part + position[:, None]).transpose(1, 2).flatten(0, 1)
-            x = layers(enter(block.norm_in, x), look.repeat_interleave(part.shape[2], dim=0)[:, None])
-            part.lerp_(x.unflatten(0, (videos, -1)).transpose(1, 2), 1 - frame_share)
+            _blend_across(part, position, block.norm_in, enter, layers, look, frame_share)
 
     def _position(self, layer: SpatioTemporalTransformer, frames: int, like: Tensor) -> Float[Tensor, "t c"]:
         if (layer, frames) not in self._positions:
@@ -214,14 +218,18 @@ class Prepared:
         return self._positions[layer, frames]
 
     def _across_frames(
-        self, block: TemporalResnetBlock, x: Float[Tensor, "b t n c"], shift: Float[Tensor, " c"]
-    ) -> Float[Tensor, "b t n c"]:
-        """What a temporal residual block adds to its input."""
+        self, block: SpatioTemporalResnet, x: Float[Tensor, "b t n c"], shift: Float[Tensor, " c"]
+    ) -> None:
+        """The temporal half of a residual block and its blend, in place."""
+        temporal, share = block.temporal_res_block, self._shares[block.time_mixer]
         pixels = max(1, _pixels_at_once(x) // (x.shape[0] * x.shape[1]))
         like = x[:, :, :pixels]
-        conv1, conv2 = self._convolution(block.conv1, like), self._convolution(block.conv2, like)
-        h = _pixelwise(_activated(x, block.norm1), pixels, lambda part: conv1(part, shift=shift))
-        return _pixelwise(_activated(h, block.norm2), pixels, conv2)
+        conv1, conv2 = self._convolution(temporal.conv1, like), self._convolution(temporal.conv2, like)
+        if pixels == x.shape[2]:
+            _move_across(x, temporal.norm1, temporal.norm2, conv1, conv2, shift, share)
+            return
+        h = _pixelwise(_activated(x, temporal.norm1), pixels, lambda part: conv1(part, shift=shift))
+        _move(x, _pixelwise(_activated(h, temporal.norm2), pixels, conv2), share)
 
     def _layers(self, block: SpatialTransformerBlock | TemporalTransformerBlock, rows: int) -> _Layers:
         return self._ready((block, rows), lambda: _Layers(block, rows))
@@ -233,9 +241,9 @@ class Prepared:
     def _convolution(self, layer: nn.Conv2d | nn.Conv3d, like: Float[Tensor, "r h w c"]) -> AnyConvolution:
         return self._ready((layer, like.shape), lambda: _convolution(layer, like))
 
-    def _ready(self, key: Hashable, make: Callable[[], Made]) -> Made:
-        """What `make` makes, kept for the next step where the network is small."""
-        if not self._keeps:
+    def _ready(self, key: Hashable, make: Callable[[], Made], keeps: bool | None = None) -> Made:
+        """What `make` makes, kept for the next step where the network is small, or as `keeps` says."""
+        if not (self._keeps if keeps is None else keeps):
             return make()
         if key not in self._kept:
             self._kept[key] = make()
@@ -277,6 +285,83 @@ class _Feed:
         return self._last.with_other(hidden, x, "add")
 
 
+@region()
+def _within_frames(
+    rows: Float[Tensor, "r h w c"],
+    norm1: nn.GroupNorm,
+    norm2: nn.GroupNorm,
+    layers: tuple[AnyConvolution, AnyConvolution, Product | None],
+    shift: Float[Tensor, " c2"],
+) -> Float[Tensor, "r h w c2"]:
+    """A residual block of single frames; its layers are two convolutions and the shortcut's product."""
+    conv1, conv2, shortcut = layers
+    h = conv1(_activated(rows, norm1), shift=shift)
+    return conv2(_activated(h, norm2), rows if shortcut is None else shortcut(rows))
+
+
+@region()
+def _move_across(
+    x: Float[Tensor, "b t n c"],
+    norm1: nn.GroupNorm,
+    norm2: nn.GroupNorm,
+    conv1: AnyConvolution,
+    conv2: AnyConvolution,
+    shift: Float[Tensor, " c"],
+    frame_share: float | Tensor,
+) -> None:
+    """A residual block of pixels' histories and its blend, in place."""
+    h = conv1(_activated(x, norm1), shift=shift)
+    _move(x, conv2(_activated(h, norm2)), frame_share)
+
+
+def _move(x: Tensor, change: Tensor, frame_share: float | Tensor) -> None:
+    """alpha x + (1 - alpha)(x + change), in place."""
+    if isinstance(frame_share, Tensor):
+        x.addcmul_(change, 1 - frame_share)
+    else:
+        x.add_(change, alpha=1 - frame_share)
+
+
+@region()
+def _entered(rows: Float[Tensor, "r h w c"], norm: nn.GroupNorm, enter: Product) -> Float[Tensor, "r h w c"]:
+    return enter(_normalised(rows, norm))
+
+
+@region()
+def _replace(x: Float[Tensor, "r n c"], layers: _Layers, look: Float[Tensor, "r 1 c"]) -> None:
+    x.copy_(layers(x, look))
+
+
+@region()
+def _blend_across(
+    tokens: Float[Tensor, "b t n c"],
+    position: Float[Tensor, "t c"],
+    norm: nn.LayerNorm,
+    enter: _Feed,
+    layers: _Layers,
+    look: Float[Tensor, "b c"],
+    frame_share: float | Tensor,
+) -> None:
+    """A temporal block of pixels' histories and its blend, in place."""
+    x = (tokens + position[:, None]).transpose(1, 2).flatten(0, 1)
+    x = layers(enter(norm, x), look.repeat_interleave(tokens.shape[2], dim=0)[:, None])
+    made = x.unflatten(0, (len(tokens), -1)).transpose(1, 2)
+    if isinstance(frame_share, Tensor):  # torch's lerp wants it rounded to the tokens' precision
+        tokens.addcmul_(made - tokens, 1 - frame_share)
+    else:
+        tokens.lerp_(made, 1 - frame_share)
+
+
+@region()
+def _added_to(rows: Float[Tensor, "r h w c"], leave: Product, residual: Tensor) -> Float[Tensor, "r h w c"]:
+    return leave.with_other(rows, residual, "add")
+
+
+@region()
+def _left(rows: Float[Tensor, "r h w c"], norm: nn.GroupNorm, last: AnyConvolution) -> Float[Tensor, "r h w d"]:
+    return last(_activated(rows, norm))
+
+
 def _pixelwise(
     x: Float[Tensor, "b t n c"], pixels: int, run: Callable[[Float[Tensor, "b t m c"]], Float[Tensor, "b t m c"]]
 ) -> Float[Tensor, "b t n c"]:
@@ -296,8 +381,8 @@ def _rows_at_once(x: Float[Tensor, "b t h w c"]) -> int:
 
 
 def _pixels_at_once(x: Tensor) -> int:
-    """On other devices than the CPU one call takes all."""
-    return PIXELS_AT_ONCE if x.device.type == "cpu" else x.numel() // x.shape[-1]
+    """On other devices than the CPU, and in compiled code, one call takes all."""
+    return PIXELS_AT_ONCE if x.device.type == "cpu" and not are_in_force() else x.numel() // x.shape[-1]
 
 
 def _convolution(layer: nn.Conv2d | nn.Conv3d, like: Float[Tensor, "r h w c"]) -> AnyConvolution:
@@ -337,6 +422,11 @@ def _as_kind(kind: type[Kind], modules: nn.ModuleList) -> list[Kind]:
 
 def _frame_share(mix: Mix) -> float:
     share = float(mix.mix_factor.sigmoid())
+    return 1 - share if mix.weighs_temporal else share
+
+
+def _frame_share_there(mix: Mix) -> Float[Tensor, ""]:
+    share = mix.mix_factor.to(torch.promote_types(mix.mix_factor.dtype, torch.float32)).sigmoid()[0]
     return 1 - share if mix.weighs_temporal else share
 
 

@@ -16,17 +16,16 @@ from ..nn.resample import Upsample
 from ..nn.resnet import ResnetBlock, SpatioTemporalResnet
 from .autoencoder import Decoder, DecoderLevel
 from .bands import (
-    Affine,
+    LEAST_CHANNELS,
     Kernel,
     across_frames,
     add_into,
-    doubling_kernel,
     kernel_of,
     spans,
     temporal_kernel,
     within_frames,
 )
-from .moments import Moments, activated, affine, joined, moments_of, pooled
+from .moments import Moments, affine, joined, moments_of, pooled
 from .parked import Clip, Passing, Room
 
 # Bytes of a band on the CPU: what its second-level cache holds, so that norm, activation, product and statistics of a
@@ -34,6 +33,8 @@ from .parked import Clip, Passing, Room
 CACHE_BYTES = 2 * 2**20
 # The same elsewhere: enough to fill the device, little beside one frame of the released size.
 DEVICE_BYTES = 256 * 2**20
+# What a band comes to with Winograd's sums and products of it, and what a range of pixels does.
+BANDS, COLUMNS = 9, 6
 LEAST_ROWS = 8  # fewer would spend more on their two neighbouring rows than they save
 LEAST_PIXELS = 64
 
@@ -52,6 +53,11 @@ class Step:
         """The half that works within frames."""
         return self.resnet if isinstance(self.resnet, ResnetBlock) else self.resnet.spatial_res_block
 
+    @property
+    def changes_shape(self) -> bool:
+        """Whether the result has another size or other channels than what goes in."""
+        return self.doubling is not None or self.within.conv_shortcut is not None
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Run:
@@ -61,6 +67,8 @@ class Run:
     # What one group of frames needs between two convolutions, and what it is before them where its size has doubled.
     hidden: Passing
     doubled: Passing
+    # What the whole video is between the two convolutions of a temporal block.
+    between: Passing
     frames_at_once: int
     rows_at_once: int | None
     # Whether temporal blocks at full size keep what lies between their two convolutions, rather than make it twice.
@@ -147,9 +155,11 @@ def advance(run: Run, step: Step, clip: Clip) -> Clip:
         conv1=kernel_of(block.conv1, device),
         conv2=kernel_of(block.conv2, device),
         shortcut=None if block.conv_shortcut is None else kernel_of(block.conv_shortcut, device),
-        doubling=None if step.doubling is None else doubling_kernel(step.doubling, device),
+        doubling=None if step.doubling is None else kernel_of(step.doubling, device, doubles=True),
     )
     work = _weights(block) + _doubling_weights(step)
+    if step.changes_shape:
+        run.between.release()
     while clip.parts:
         part, moments = clip.pop()
         if step.attention is not None:
@@ -167,6 +177,7 @@ def advance(run: Run, step: Step, clip: Clip) -> Clip:
 def leave(run: Run, decoder: Decoder, clip: Clip) -> Float[Tensor, "t c h w"]:
     """The last norm and the last convolutions."""
     device, frames = run.room.device, []
+    run.between.release()
     kernel = kernel_of(decoder.conv_out, device)
     while clip.parts:
         part, moments = clip.pop()
@@ -176,7 +187,8 @@ def leave(run: Run, decoder: Decoder, clip: Clip) -> Float[Tensor, "t c h w"]:
         run.worked(_weights(decoder.conv_out) * part.shape[:3].numel())
     made = torch.cat(frames)
     if "time_conv_out" in decoder._modules:
-        made = across_frames(made.flatten(1, 2), temporal_kernel(decoder.time_conv_out, device)).view(made.shape)
+        kernel = temporal_kernel(decoder.time_conv_out, device)
+        made = across_frames(made.flatten(1, 2), None, kernel).view(made.shape)
     return made.permute(0, 3, 1, 2).contiguous()
 
 
@@ -184,13 +196,13 @@ def peak_bytes(run: Run, decoder: Decoder, frames: int, height: int, width: int)
     """The most memory of the device that so many frames of latents of this size need at once, beside the weights.
 
     For each step: what is parked, what passes between two convolutions of a group of frames, the bands under work,
-    and the step's weights in another layout. On the CPU the library lays them out once more, and the heap keeps the
-    space of the largest step's.
+    and the step's weights in another layout. On the CPU the bands are those of Winograd's sums and products, each
+    convolution's taps are summed in float32 before they are laid out, and the heap keeps the space of the largest's.
     """
     device, size = run.room.device, run.room.dtype.itemsize
     is_here = run.room.park == "device" or (run.room.park == "host" and device.type == "cpu")
     passes_here = run.hidden.room.park == "device" or is_here
-    channels, peak, laid_out, passing = decoder.conv_in.out_channels, 0, 0, 0
+    channels, peak, laid_out, passing, between = decoder.conv_in.out_channels, 0, 0, 0, 0
     for step in steps_of(decoder):
         before = height * width * channels
         height, width = (height, width) if step.doubling is None else (2 * height, 2 * width)
@@ -199,15 +211,20 @@ def peak_bytes(run: Run, decoder: Decoder, frames: int, height: int, width: int)
         group = min(frames, run.frames(height, width, widest))
         parked = max(frames * before + group * after, frames * after + group * before)
         passing = max(passing, group * (after + (height * width * inputs if step.doubling is not None else 0)))
-        band = 3 * group * min(height, run.rows(height, width, widest) + 2) * width * widest
-        within = is_here * (frames * after if before == after else parked) + passes_here * passing + band
+        is_summed = device.type == "cpu" and widest >= LEAST_CHANNELS
+        band = (BANDS if is_summed else 3) * group * min(height, run.rows(height, width, widest) + 2) * width * widest
+        between = 0 if step.changes_shape else between
+        within = is_here * (between + (parked if step.changes_shape else frames * after)) + passes_here * passing + band
         across = 0
         if isinstance(step.resnet, SpatioTemporalResnet):
             keeps = run.keeps_hidden or not step.is_full_size
             column = len(run.columns(frames, height * width, channels)[0])
-            across = is_here * (1 + keeps) * frames * after + passes_here * passing + 4 * frames * column * channels
+            between = keeps * frames * after
+            ranges = (COLUMNS if is_summed else 4) * frames * column * channels
+            across = is_here * (between + frames * after) + passes_here * passing + ranges
         weights = sum(p.numel() for p in step.resnet.parameters()) + 4 * _doubling_weights(step)
-        laid_out = max(laid_out, 2 * weights)
+        largest = max(p.numel() for p in step.resnet.parameters()) * (torch.float32.itemsize // size or 1)
+        laid_out = max(laid_out, 2 * weights + 3 * largest)
         peak = max(peak, within, across) if device.type == "cpu" else max(peak, within + weights, across + weights)
     images = frames * height * width * decoder.conv_out.out_channels
     peak = max(peak, is_here * frames * height * width * channels + images, 3 * images)
@@ -257,26 +274,30 @@ def _twice_across(run: Run, block: SpatioTemporalResnet, clip: Clip, keeps_hidde
     norm1 = affine(temporal.norm1, joined(clip.moments).together())
     columns = run.columns(clip.frames, *clip.area_and_channels)
     sizes = [len(span) for span in columns]
-    hidden = clip.like(run.room) if keeps_hidden else None
+    hidden = _blocks(run.between, clip, columns) if keeps_hidden else None
     work, found, statistics = _weights(temporal) * clip.frames // 2, [], []
-    for span in columns:
-        h = _moved(clip.columns(span, device), norm1, conv1)
+    for index, span in enumerate(columns):
+        h = across_frames(clip.columns(span, device), norm1, conv1)
         found.append(moments_of(h.flatten(0, 1)))
         if hidden is not None:
-            hidden.put(span, h)
+            hidden[index].copy_(h)
         run.worked(work * len(span))
     norm2, share = affine(temporal.norm2, pooled(found, sizes)), _temporal_share(block.time_mixer)
-    for span in columns:
-        h = _moved(clip.columns(span, device), norm1, conv1) if hidden is None else hidden.columns(span, device)
-        added = zip(clip.views(span), _moved(h, norm2, conv2).split(clip.sizes), strict=True)
+    for index, span in enumerate(columns):
+        h = across_frames(clip.columns(span, device), norm1, conv1) if hidden is None else hidden[index].to(device)
+        added = zip(clip.views(span), across_frames(h, norm2, conv2).split(clip.sizes), strict=True)
         made = [add_into(view, some, view.to(device), share) for view, some in added]
         statistics.append(joined([moments_of(frame) for some in made for frame in some]))
         run.worked(work * len(span))
     clip.learn(pooled(statistics, sizes))
 
 
-def _moved(x: Float[Tensor, "t p c"], norm: Affine, kernel: Kernel) -> Float[Tensor, "t p c2"]:
-    return across_frames(activated(x[:, None], *norm)[:, 0], kernel)
+def _blocks(space: Passing, clip: Clip, columns: list[range]) -> list[Float[Tensor, "t p c"]]:
+    """Room for each range of pixels of the whole video."""
+    frames, (pixels, channels) = clip.frames, clip.area_and_channels
+    whole = space.take(1, pixels, frames, channels).view(-1, channels)
+    sizes = [frames * len(span) for span in columns]
+    return [block.view(frames, -1, channels) for block in whole.split(sizes)]
 
 
 def _temporal_share(mix: Mix) -> float:

@@ -22,7 +22,7 @@ from ..nn.resample import Upsample
 from ..nn.resnet import ResnetBlock, SpatioTemporalResnet, TemporalResnetBlock
 from ..nn.untouched import is_untouched
 from .autoencoder import Autoencoder, AutoencoderConfig, Decoder, DecoderLevel, DecoderMiddle
-from .parked import Park, Passing, Room
+from .parked import Park, Passing, Room, keep_heap
 from .streamed_steps import Run, advance, enter, leave, multiplications, peak_bytes, steps_of
 
 # What a decoder consists of; anything else in one is somebody's own, and is called rather than taken apart.
@@ -79,6 +79,7 @@ def decode_streamed(
     if "post_quant_conv" in autoencoder._modules:
         latents = autoencoder.post_quant_conv(latents.flatten(0, 1)).unflatten(0, (videos, frames))
     together = _together(run, autoencoder.cfg, frames, *latents.shape[-2:])
+    keep_heap(room.device)
     return torch.stack(
         [torch.cat([_decoded(run, decoder, part) for part in video.split(together)]) for video in latents]
     )
@@ -112,6 +113,7 @@ def _run(room: Room, frames_at_once: int, frames: int, rows_at_once: int | None,
         room=room,
         hidden=Passing(passing),
         doubled=Passing(passing),
+        between=Passing(room),
         frames_at_once=min(frames_at_once, frames),
         rows_at_once=rows_at_once,
         keeps_hidden=frames_at_once >= frames,

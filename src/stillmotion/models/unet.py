@@ -16,6 +16,7 @@ from ..errors import UsageError
 from ..nn.attention import FeedForward
 from ..nn.embedding import EmbeddingMLP, sinusoid
 from ..nn.mix import Mix
+from ..nn.regions import region
 from ..nn.resample import Downsample, Upsample
 from ..nn.resnet import GROUPS, ResnetBlock, SpatioTemporalResnet
 from ..nn.transformer import SpatialTransformer, SpatioTemporalTransformer
@@ -204,7 +205,7 @@ class UNet(nn.Module):
     def _run(self, block: Callable[..., Tensor], h: Tensor, *inputs: Tensor | None) -> Tensor:
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return checkpoint(block, h, *inputs, use_reentrant=False)
-        return block(h, *inputs)
+        return _called(h, block, *inputs)
 
     def zero_last_layers(self) -> None:
         """Start a training from blocks that add nothing: zero the last layer of each, as the original did."""
@@ -240,6 +241,11 @@ def set_forward_slices(network: nn.Module, slices: int | None) -> None:
     for module in network.modules():
         if isinstance(module, FeedForward):
             module.slices = slices
+
+
+@region(channels=2)
+def _called(h: Float[Tensor, "b t c h w"], block: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
+    return block(h, *inputs)
 
 
 def _resnet(cfg: UNetConfig, in_channels: int, out_channels: int, eps: float) -> nn.Module:

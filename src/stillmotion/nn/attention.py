@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .backends import attend_fastest
 from .resnet import GROUPS
 
 # CUDA's grids have no more blocks along the axis where torch puts rows. Source: pytorch issue 142228.
@@ -22,10 +23,12 @@ def attend(
     rows = MAX_ROWS
     if q.device.type == "mps":
         rows = max(1, MAX_MPS_SCORE_BYTES // (q.shape[1] * q.shape[2] * k.shape[2] * q.element_size()))
+    # Measured kernels serve inference; training keeps the one that torch chooses, forwards and backwards.
+    attend_some = attend_fastest if q.is_cuda and not torch.is_grad_enabled() else F.scaled_dot_product_attention
     if len(q) <= rows:
-        return F.scaled_dot_product_attention(q, k, v)
+        return attend_some(q, k, v)
     parts = zip(q.split(rows), k.split(rows), v.split(rows), strict=True)
-    return torch.cat([F.scaled_dot_product_attention(*part) for part in parts])
+    return torch.cat([attend_some(*part) for part in parts])
 
 
 class Attention(nn.Module):

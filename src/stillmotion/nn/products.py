@@ -15,14 +15,16 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from .regions import are_in_force
+
 # Below this many pixels a frame, oneDNN's channels-last convolution reorders more than it computes.
 SMALL_FRAME = 64
 _ONCE = [1, 1]
 
 
 def is_fused(x: Tensor) -> bool:
-    """Whether products of such a tensor go to oneDNN."""
-    if x.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    """Whether products of such a tensor go to oneDNN: not in compiled regions, which do not know its orders."""
+    if x.device.type != "cpu" or are_in_force() or not torch.backends.mkldnn.is_available():
         return False
     return x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
@@ -32,6 +34,7 @@ class Product:
 
     def __init__(self, weight: Float[Tensor, "e d"], bias: Float[Tensor, " e"] | None, rows: int) -> None:
         self._is_fused = is_fused(weight)
+        self.outputs = len(weight)
         self.bias = bias
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, rows) if self._is_fused else weight
 
@@ -60,17 +63,26 @@ class Product:
 
 
 class Convolution:
-    """A convolution of stride 1 that keeps the size of images `r h w c`, about as many in a call as in `like`."""
+    """A convolution of stride 1 that keeps the size of images `r h w c`, about as many in a call as in `like`.
+
+    is_padded: images come with their margins, and lose them.
+    """
 
     def __init__(
-        self, weight: Float[Tensor, "d c i j"], bias: Float[Tensor, " d"], like: Float[Tensor, "r h w c"]
+        self,
+        weight: Float[Tensor, "d c i j"],
+        bias: Float[Tensor, " d"] | None,
+        like: Float[Tensor, "r h w c"],
+        is_padded: bool = False,
     ) -> None:
         self._is_fused = is_fused(like) and like.shape[1] * like.shape[2] > SMALL_FRAME
+        self.outputs = len(weight)
         self._bias = bias
-        self._padding = [weight.shape[2] // 2, weight.shape[3] // 2]
+        self._padding = [0, 0] if is_padded else [weight.shape[2] // 2, weight.shape[3] // 2]
         self._weight = weight
         if self._is_fused:
-            size = [len(like), weight.shape[1], *like.shape[1:3]]
+            margins = [taps - 1 if is_padded else 0 for taps in weight.shape[2:]]
+            size = [len(like), weight.shape[1], like.shape[1] + margins[0], like.shape[2] + margins[1]]
             pack = torch.ops.mkldnn._reorder_convolution_weight
             self._weight = pack(weight, self._padding, _ONCE, _ONCE, 1, size)
 
@@ -81,7 +93,7 @@ class Convolution:
         shift: Float[Tensor, " d"] | None = None,
     ) -> Float[Tensor, "r h w d"]:
         """The convolution, plus `residual`. `shift` is added to the bias."""
-        image, bias = x.permute(0, 3, 1, 2), self._bias if shift is None else self._bias + shift
+        image, bias = x.permute(0, 3, 1, 2), self._bias if shift is None or self._bias is None else self._bias + shift
         if self._is_fused:
             return self._fused(image, bias, residual).permute(0, 2, 3, 1)
         if x.device.type == "cpu":
@@ -89,7 +101,7 @@ class Convolution:
         made = F.conv2d(image, self._weight, bias, padding=self._padding).permute(0, 2, 3, 1).contiguous()
         return made if residual is None else made.add_(residual)
 
-    def _fused(self, image: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
+    def _fused(self, image: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
         fixed = (self._weight, bias, self._padding, _ONCE, _ONCE, 1)
         if residual is None:
             return torch.ops.mkldnn._convolution_pointwise(image, *fixed, "none", [], "")

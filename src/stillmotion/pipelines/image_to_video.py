@@ -21,7 +21,8 @@ from ..diffusion.sigmas import MAX_STEPS, Karras, Schedule, schedule
 from ..errors import UsageError
 from ..events import Progress, Watch, unwatched
 from ..models.autoencoder import Autoencoder, decode_in_chunks
-from ..models.prepared import Network, prepared
+from ..models.compiled import Compiled
+from ..models.prepared import Network, is_plain, prepared
 from ..models.streaming import can_stream, decode_streamed
 from ..models.unet import UNet
 from ..placement import Stage
@@ -172,7 +173,7 @@ def sample_latents(
     watch(Progress("denoise", 0, steps))
     with stage.use(stage.components.unet):
         scale, are_together = scales(settings.guider, settings.frames), stage.placement.savings.branches == "together"
-        denoise = guided_denoiser(stage.components.unet, condition, scale, are_together)
+        denoise = guided_denoiser(stage.components.unet, condition, scale, are_together, stage.compiled)
         denoise = preview.remembering(denoise) if preview else denoise
         return samplers.sample(settings.sampler, denoise, start, levels, draw_noise, after_step)
 
@@ -192,28 +193,38 @@ def decode(
         if not is_streamed:
             return decode_in_chunks(autoencoder.decode, unscaled, frames_at_once, watch)
         rows, park = savings.decode_rows, savings.park
-        return decode_streamed(autoencoder, unscaled, frames_at_once, rows_at_once=rows, park=park, watch=watch)
+        run = functools.partial(decode_streamed, autoencoder, unscaled, frames_at_once, rows_at_once=rows, park=park)
+        return run(watch=watch) if stage.compiled is None else stage.compiled.around(lambda _: run(watch=watch))
 
 
 def guided_denoiser(
-    unet: UNet, condition: Condition, scale: Float[Tensor, " t"], are_branches_together: bool = True
+    unet: UNet,
+    condition: Condition,
+    scale: Float[Tensor, " t"],
+    are_branches_together: bool = True,
+    compiled: Compiled | None = None,
 ) -> Denoise:
     """The SVD denoiser of one condition. Where guidance needs both branches, the unconditional one comes first.
 
     are_branches_together: both go through the network in one batch; otherwise in turn, in half of the memory.
+    compiled: compiles a network that is just ours (`prepared.is_plain`); any other is called as it is.
     """
+    used = compiled if compiled is not None and is_plain(unet) else None
 
     @functools.cache
-    def ready(rows: Rows) -> tuple[Condition, Network]:
+    def ready(rows: Rows, is_compiled: bool) -> tuple[Condition, Network]:
         told = {"both": condition.both_branches, "none": condition.unconditional, "image": lambda: condition}[rows]()
         plain: Network = lambda x, c_noise: unet(x, c_noise, told.context, told.numbers)  # noqa: E731
-        return told, prepared(unet, told.context, told.numbers) or plain
+        network = prepared(unet, told.context, told.numbers) or plain
+        return told, used.replayed(network, unet) if used is not None and is_compiled else network
 
     def estimate(rows: Rows, x: Tensor, sigma: Tensor) -> Tensor:
-        told, network = ready(rows)
-
         def predict(scaled: Tensor, c_noise: Tensor) -> Tensor:
-            return network(told.beside(scaled.to(told.context.dtype)), c_noise)
+            def run(is_compiled: bool) -> Tensor:
+                told, network = ready(rows, is_compiled)
+                return network(told.beside(scaled.to(told.context.dtype)), c_noise)
+
+            return run(False) if used is None else used.around(run)
 
         return denoised(predict, VWithEDMNoise(), x, sigma.to(x.device).expand(len(x)))
 

@@ -20,16 +20,22 @@ from ..errors import StillmotionError, UsageError
 from ..models.autoencoder import Autoencoder
 from ..models.components import Components
 from ..models.image_encoder import build_image_encoder
-from ..models.memory import META, peak_bytes, weight_bytes
+from ..models.mapped import CAN_GIVE_BACK
+from ..models.memory import KERNEL_BYTES, META, MOST_KERNELS, Counted, count, weight_bytes
 from ..models.streaming import decode_peak_bytes
 from ..models.unet import UNet, set_forward_slices
 from ..placement import DTYPES, Branches, Offload, Park, Placement, Stage, owners
 from ..presets import Preset
 from .image_to_video import VideoSettings, guided_denoiser
 
-# Threads, compiled kernels and small buffers of torch's CPU runtime, and what the system's allocator keeps of freed
-# tensors within a stage: measured on small and middling models, where it was 70 to 130 MB.
-RUNTIME_BYTES = 100 * 2**20
+# What the first generation of a process makes resident beside tensors and kernels, whatever its size: pages of torch's
+# and oneDNN's code, and buffers of threads. Measured with a model of 9 MB: 26 MB of code, 4 MB of heap.
+RUNTIME_BYTES = 30 * 10**6
+# Decoding by bands leaves room between live blocks of the C library's heap, which holds what is below 32 MB: 20 to
+# 60 MB, whatever the size of the video, since bands have one size.
+HEAP_BYTES = 35 * 10**6
+# What the decoder compiles: its convolutions in each of four sizes, counted as by `models.memory`.
+DECODER_KERNELS = 24
 # Branches of guidance, and slices of the feed-forwards, from the fastest on.
 DENOISING: tuple[tuple[Branches, int | None], ...] = (("together", None), ("in-turn", None), ("in-turn", 16))
 # Rows of a frame that are decoded at once where whole frames are too large.
@@ -55,6 +61,8 @@ class StagePeak:
     stage: str
     weight_bytes: int
     working_bytes: int
+    # Of the working bytes, those that do not grow with the video.
+    fixed_bytes: int = 0
 
     @property
     def bytes(self) -> int:
@@ -111,7 +119,8 @@ def at_most(load: Workload, placement: Placement) -> int:
     is_exact = load.video.chunked == "exact"
     frame = 16 * load.width * load.height * max(c / 4**i for i, c in enumerate(autoencoder.channels)) * 4
     decode = max(frame, _decoding_bytes(load, placement)) if is_exact else frame * load.video.frames
-    return sum(_sizes(load.preset, placement.dtype).values()) + int(max(denoise, decode)) + RUNTIME_BYTES
+    kept = RUNTIME_BYTES + HEAP_BYTES + MOST_KERNELS * KERNEL_BYTES
+    return sum(_sizes(load.preset, placement.dtype).values()) + int(max(denoise, decode)) + kept
 
 
 class Ladder:
@@ -222,9 +231,11 @@ def _fitting(load: Workload, placement: Placement, budget: int) -> MemoryPlan | 
 
 
 def _offloads(placement: Placement) -> tuple[Offload, ...]:
-    """From what was asked for to the most. A CPU has no other device for single layers to wait on."""
+    """From what was asked for to the most. On a CPU single layers wait in a file, where the system can map one."""
     left = OFFLOADS[OFFLOADS.index(placement.offload) :]
-    return left if placement.device != "cpu" or len(left) == 1 else tuple(each for each in left if each != "sequential")
+    if placement.device != "cpu" or CAN_GIVE_BACK or len(left) == 1:
+        return left
+    return tuple(each for each in left if each != "sequential")
 
 
 def _denoising(load: Workload, placement: Placement) -> Iterator[Placement]:
@@ -268,10 +279,21 @@ def _branches(video: VideoSettings) -> int:
 def _peak(load: Workload, placement: Placement, stage: str) -> StagePeak:
     decoder = "autoencoder" if load.video.decoder == load.preset.autoencoder.decoder else "image_decoder"
     network = {"embed": "image_encoder", "encode": "autoencoder", "denoise": "unet", "decode": decoder}[stage]
-    working = _working(load, placement, stage)
-    if torch.device(placement.device).type == "cpu":
-        working += RUNTIME_BYTES
-    return StagePeak(stage, _resident(load, placement, network), working)
+    beside = _beside(load, placement, stage)
+    kernels = _denoising_counts(load, placement).kept_bytes if stage == "denoise" else 0
+    working = _working(load, placement, stage) + beside
+    return StagePeak(stage, _resident(load, placement, network), working, beside + kernels)
+
+
+def _beside(load: Workload, placement: Placement, stage: str) -> int:
+    """Bytes of a CPU's main memory that are no tensors: a GPU's are not counted against its memory."""
+    if torch.device(placement.device).type != "cpu":
+        return 0
+    if stage != "decode":
+        return RUNTIME_BYTES
+    is_banded = load.video.chunked == "exact"
+    kernels = _denoising_counts(load, placement).kept_bytes + DECODER_KERNELS * KERNEL_BYTES
+    return RUNTIME_BYTES + kernels + HEAP_BYTES * is_banded
 
 
 def _resident(load: Workload, placement: Placement, network: str) -> int:
@@ -280,7 +302,7 @@ def _resident(load: Workload, placement: Placement, network: str) -> int:
     sizes = _sizes(preset, placement.dtype, load.video.decoder != preset.autoencoder.decoder)
     if placement.offload == "none":
         return sum(sizes.values())
-    if placement.offload == "model" or placement.device == "cpu":
+    if placement.offload == "model" or (placement.device == "cpu" and not CAN_GIVE_BACK):
         return sizes[network]
     return _largest_layers(preset, placement.dtype, network)
 
@@ -342,32 +364,39 @@ def _encoding_bytes(preset: Preset, dtype: str, device: str, stage: str, size: t
         else:
             image_latents(components.autoencoder, image, 0.02, torch.empty_like(image))
 
-    return peak_bytes(run, torch.device(device))
+    counted = count(run, torch.device(device))
+    return counted.peak_bytes + counted.kept_bytes
 
 
 def _denoising_bytes(load: Workload, placement: Placement) -> int:
+    counted = _denoising_counts(load, placement)
+    return counted.peak_bytes + counted.kept_bytes
+
+
+def _denoising_counts(load: Workload, placement: Placement) -> Counted:
     unit = load.preset.autoencoder.downsampling
     height, width, frames = load.height // unit, load.width // unit, load.video.frames
     is_batch = placement.savings.branches == "together" and _branches(load.video) == 2
     rows = 2 if is_batch else 1
-    count = functools.partial(
-        _step_bytes, load.preset, placement.dtype, placement.device, rows, placement.savings.slices
-    )
+    counted = functools.partial(_step, load.preset, placement.dtype, placement.device, rows, placement.savings.slices)
     # What a sampler keeps beside: some latents of the whole video in float32.
     beside = 8 * frames * load.preset.unet.out_channels * height * width * 4
     if placement.device != "cpu" or frames * height * width <= 4 * 32 * 32:
-        return beside + count((frames, height, width))
+        whole = counted((frames, height, width))
+        return Counted(beside + whole.peak_bytes, whole.kept_bytes)
     # A CPU works on a few thousand pixels at a time, which makes many calls: the peak is a line over the pixels.
-    few, more = count((2, 32, 32)), count((4, 32, 32))
-    slope = (more - few) / (2 * 32 * 32)
-    return beside + int(more + slope * (frames * height * width - 4 * 32 * 32))
+    few, more = counted((2, 32, 32)), counted((4, 32, 32))
+    slope = (more.peak_bytes - few.peak_bytes) / (2 * 32 * 32)
+    peak = more.peak_bytes + slope * (frames * height * width - 4 * 32 * 32)
+    # Parts that do not come out even end with a smaller one, for which everything is compiled once more.
+    return Counted(beside + int(peak), 2 * more.kept_bytes)
 
 
 @functools.lru_cache(maxsize=64)
-def _step_bytes(
+def _step(
     preset: Preset, dtype: str, device: str, rows: int, slices: int | None, shape: tuple[int, int, int]
-) -> int:
-    """Bytes of one estimate: `rows` branches in one batch, frames of `shape` (frames, height, width) in latents."""
+) -> Counted:
+    """What one estimate takes: `rows` branches in one batch, frames of `shape` (frames, height, width) in latents."""
     unet = _networks(preset).unet.to(DTYPES[dtype])
     set_forward_slices(unet, slices)
     frames, height, width = shape
@@ -383,7 +412,7 @@ def _step_bytes(
     def run() -> None:
         guided_denoiser(unet, condition, scale, rows == 2)(x, torch.tensor(1.0))
 
-    return peak_bytes(run, torch.device(device))
+    return count(run, torch.device(device))
 
 
 def _decoding_bytes(load: Workload, placement: Placement) -> int:
@@ -418,7 +447,7 @@ def _plain_decode_bytes(preset: Preset, dtype: str, device: str, decoder: str, s
     latents = torch.empty(
         1, shape[0], preset.autoencoder.latent_channels, shape[1] // unit, shape[2] // unit, device=META
     ).to(_dtype_of(preset, dtype, "autoencoder"))
-    return peak_bytes(lambda: network.decode(latents), torch.device(device))
+    return count(lambda: network.decode(latents), torch.device(device)).peak_bytes
 
 
 def _too_small(load: Workload, low: MemoryPlan, budget: int, held: int) -> str:
@@ -458,6 +487,7 @@ def _share_of(budget: int) -> Callable[[StagePeak], float]:
     """How much of a stage's work fits: what it works with grows with the pixels of all frames."""
 
     def share(peak: StagePeak) -> float:
-        return 0.97 * (budget - peak.weight_bytes - RUNTIME_BYTES) / max(1, peak.working_bytes - RUNTIME_BYTES)
+        fixed = peak.weight_bytes + peak.fixed_bytes
+        return 0.97 * (budget - fixed) / max(1, peak.bytes - fixed)
 
     return share

@@ -19,12 +19,14 @@ from .. import hub
 from ..checkpoints import diffusers
 from ..checkpoints.load import locate
 from ..config import checked, config
-from ..errors import StillmotionError
+from ..errors import StillmotionError, UsageError
 from ..media.probe import encoders, image_decoders
-from ..pipelines.plan import cost, expected_seconds
+from ..pipelines.memory import MemoryPlan, Workload, described, gigabytes, lowest, plan_memory
+from ..pipelines.plan import Rates, cost, expected
 from ..placement import resolved_dtype
 from ..presets import PRESETS, Preset
 from .machine import Disk, Machine, disk_of, look, read_versions
+from .memory import RESERVED_SHARE
 from .outputs import OUTPUTS
 from .settings import GenerateSettings, video_settings
 
@@ -64,8 +66,13 @@ class ModelPlan:
     # package, cache, cache (fp16), or missing.
     weights: str
     weight_bytes: int
-    # Whether the weights fit into the free memory of the device, or of the machine while they are offloaded.
-    fits: Literal["whole", "offload", "no"]
+    # The usual request, as in "14 frames of 1024x576".
+    video: str
+    # Whether it fits into the free memory: as it comes, with what the memory plan saves, or not at all.
+    fits: Literal["whole", "planned", "no"]
+    # How it would run, and its predicted peak; where nothing fits, the plan of least memory.
+    plan: str
+    peak_bytes: int
     # Of one video at the model's defaults; rough, and without loading.
     seconds: float
 
@@ -171,26 +178,32 @@ def _bytes_under(folder: Path) -> int:
 
 
 def _plan(preset: Preset, machine: Machine) -> ModelPlan:
-    where = machine.placement
+    own, where = preset.defaults, machine.placement
     dtype = resolved_dtype(where)
-    own = preset.defaults
-    counted = cost(preset, video_settings(GenerateSettings(image="any"), preset), own.width, own.height, dtype)
+    load = Workload(preset, video_settings(GenerateSettings(image="any"), preset), own.width, own.height)
+    counted = cost(preset, load.video, own.width, own.height, dtype)
+    fits, planned = _fits(load, machine)
     return ModelPlan(
         name=preset.name,
         device=where.device,
         dtype=dtype,
         weights=_weights(preset),
         weight_bytes=counted.weight_bytes,
-        fits=_fits(counted.weight_bytes, machine),
-        seconds=expected_seconds(counted, machine.operations_per_s),
+        video=f"{load.video.frames} frames of {own.width}x{own.height}",
+        fits=fits,
+        plan=described(planned.placement),
+        peak_bytes=planned.peak_bytes,
+        seconds=expected(counted, planned.placement, Rates(machine.operations_per_s, machine.bytes_per_s)).seconds,
     )
 
 
-def _fits(weight_bytes: int, machine: Machine) -> Literal["whole", "offload", "no"]:
-    if weight_bytes <= machine.free_device_bytes:
-        return "whole"
-    on_device = machine.placement.device != "cpu"
-    return "offload" if on_device and weight_bytes <= machine.memory_free_bytes else "no"
+def _fits(load: Workload, machine: Machine) -> tuple[Literal["whole", "planned", "no"], MemoryPlan]:
+    """What `generate` would do with the memory that is free, less what it leaves to others."""
+    try:
+        planned = plan_memory(load, machine.placement, int(machine.free_device_bytes * (1 - RESERVED_SHARE)))
+    except UsageError:
+        return "no", lowest(load, machine.placement)
+    return ("whole" if planned.placement == machine.placement else "planned"), planned
 
 
 def _weights(preset: Preset) -> str:
@@ -255,12 +268,12 @@ def _advice(
     lines += [
         f"{each.path} has {each.free_bytes / 1e9:.1f} GB free." for each in disks if each.free_bytes < LOW_DISK_BYTES
     ]
-    large = [each for each in models if each.fits != "whole"]
-    for each in large:
-        remedy = "try --offload model" if each.fits == "offload" else "free some memory, or take tiny"
-        lines.append(
-            f"{each.name} needs {each.weight_bytes / 1e9:.1f} GB for its weights, more than is free; {remedy}."
-        )
+    for each in models:
+        if each.fits == "no":
+            lines.append(
+                f"{each.name} needs {gigabytes(each.peak_bytes)} for {each.video}, more than is free; "
+                "free some memory, or try a smaller --size, fewer --frames, or tiny."
+            )
     missing = [each.name for each in models if each.weights == "missing" and each.name != "tiny"]
     if missing and not found.reachable and not settings.online:
         lines.append(f"{', '.join(missing)} cannot be fetched now ({found.reason}); tiny works without a network.")

@@ -23,9 +23,10 @@ from ..evaluation.freeze import is_frozen
 from ..events import Progress, Watch, unwatched
 from ..media.pixels import to_pixels, to_uint8
 from ..media.video import write_video
+from ..nn.backends import CHOICES
 from ..pipelines.image_to_video import animate, check_size
 from ..pipelines.memory import Ladder, MemoryPlan, Workload, is_out_of_memory
-from ..pipelines.plan import Cost, cost, expected_seconds, matrix_rate
+from ..pipelines.plan import Cost, Expected, cost, expected, rates_of
 from ..placement import DTYPES, Placement, Stage, resolved_dtype
 from ..recipe import (
     FramesRecord,
@@ -37,6 +38,7 @@ from ..recipe import (
     read_recipe,
     versions,
 )
+from .kernels import choices_file, keep_choices, recall_choices
 from .memory import placement_for, prediction, workload
 from .outputs import is_file_name, names, publish
 from .preview import PreviewFile
@@ -52,6 +54,8 @@ class Plan:
     width: int
     height: int
     cost: Cost
+    # Of one video, and of all together in seconds.
+    expected: Expected
     seconds: float
     memory: MemoryPlan
 
@@ -97,7 +101,9 @@ class Studio:
             stage = self._ready(placement)
             ladder = Ladder(stage, load)
             pixels = to_pixels([picture])
+            known = CHOICES.chosen
             frames = animate(stage, pixels, request.video, [seed], watch, request.preview_every, ladder)[0]
+            keep_choices(choices_file(), known)
             if ladder.notes:
                 self._lowered[load] = stage.placement
             self.notes = tuple(ladder.notes)
@@ -122,6 +128,7 @@ class Studio:
                 offload=placement.offload,
                 threads=torch.get_num_threads(),
                 savings=placement.savings,
+                compile=self._stage.runs_compiled,
             ),
             versions=versions(),
             frames=FramesRecord(
@@ -135,6 +142,7 @@ class Studio:
             if self._stage.placement != placement:
                 self._stage.adopt(placement)
             return self._stage
+        recall_choices(choices_file())
         fetch = functools.partial(_fetch, self._request, self._watch) if placement.device == "cpu" else None
         self._stage = Stage(self._read(placement).components, placement, fetch)
         return self._stage
@@ -164,9 +172,9 @@ class Studio:
 
 
 def _fetch(request: Request, watch: Watch, name: str) -> nn.Module:
-    """One network of the request's model, read anew."""
-    settings, dtype = request.settings, DTYPES[request.placement.dtype]
-    return load_network(request.model, name, dtype=dtype, variant=settings.variant, config=settings.config, watch=watch)
+    """One network of the request's model as it is stored, read anew."""
+    settings = request.settings
+    return load_network(request.model, name, variant=settings.variant, config=settings.config, watch=watch)
 
 
 def plan(settings: GenerateSettings) -> Plan:
@@ -177,8 +185,9 @@ def plan(settings: GenerateSettings) -> Plan:
     else:
         width, height = request.size
     counted = cost(request.preset, request.video, width, height, request.placement.dtype)
-    seconds = len(request.seeds) * expected_seconds(counted, matrix_rate(request.placement))
-    return Plan(request, width, height, counted, seconds, prediction(request, width, height))
+    memory = prediction(request, width, height)
+    each = expected(counted, memory.placement, rates_of(memory.placement))
+    return Plan(request, width, height, counted, each, len(request.seeds) * each.seconds, memory)
 
 
 def generate(settings: GenerateSettings, watch: Watch = unwatched, recipe: Recipe | None = None) -> Iterator[Made]:

@@ -15,7 +15,7 @@ import torch
 from ..errors import StillmotionError
 from ..files import check_writable
 from ..media.probe import library_versions
-from ..pipelines.plan import matrix_rate
+from ..pipelines.plan import copy_rate, matrix_rate
 from ..placement import Placement, resolve
 
 PACKAGES = (
@@ -51,8 +51,9 @@ class Machine:
     memory_free_bytes: int
     accelerators: tuple[Accelerator, ...]
     placement: Placement
-    # Of a square product in that placement, measured.
+    # Of a square product in that placement, measured; and bytes of offloaded weights that reach the device.
     operations_per_s: float
+    bytes_per_s: float = 10e9
 
     @property
     def free_device_bytes(self) -> int:
@@ -87,6 +88,7 @@ def look() -> Machine:
         accelerators=accelerators(),
         placement=placement,
         operations_per_s=matrix_rate(placement),
+        bytes_per_s=copy_rate(placement),
     )
 
 

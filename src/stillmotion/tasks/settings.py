@@ -18,7 +18,7 @@ from ..errors import UsageError
 from ..media.fitting import Fit
 from ..media.formats import CodecName, Encoding, FormatName, format_of
 from ..pipelines.image_to_video import VideoSettings
-from ..placement import DType, Offload
+from ..placement import CompileWish, DType, Offload
 from ..presets import Preset
 
 
@@ -160,6 +160,10 @@ class GenerateSettings:
     dtype: Annotated[DType, Field(description="Precision of the networks.")] = "auto"
     device: Annotated[str, Field(description="auto, cpu, cuda, cuda:1, mps.")] = "auto"
     offload: Annotated[Offload, Field(description="What waits in main memory while it is not needed.")] = "none"
+    compile: Annotated[
+        CompileWish,
+        Field(description="Compile each kind of block once; auto does so for long runs on CUDA."),
+    ] = "auto"
     memory: Annotated[
         Memory,
         Field(

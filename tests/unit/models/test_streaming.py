@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from stillmotion.errors import Cancelled, UsageError
 from stillmotion.events import Progress
-from stillmotion.models import parked, streamed_steps
+from stillmotion.models import bands, parked, streamed_steps
 from stillmotion.models.autoencoder import Autoencoder, AutoencoderConfig
 from stillmotion.models.streaming import can_stream, decode_peak_bytes, decode_streamed
+from stillmotion.nn.winograd import WinogradConvolution
 from stillmotion.placement import layer_by_layer, visiting
 
 THREE_LEVELS = AutoencoderConfig(channels=(32, 64, 64), layers=1)
@@ -85,6 +86,38 @@ def test_in_bfloat16_it_is_as_near_to_float64_as_decode(temporal: Autoencoder) -
     plain, streamed = temporal.decode(z.bfloat16()), decode_streamed(temporal, z.bfloat16(), 1)
     off = [(each.double() - exact).square().mean().sqrt() for each in (streamed, plain)]
     assert off[0] < 1.2 * off[1]
+
+
+@pytest.fixture
+def wide(redraw: Callable[..., None]) -> Autoencoder:
+    """Channels and frames so many that every convolution takes its way with the fewest products."""
+    made = Autoencoder(AutoencoderConfig(channels=(128, 256), layers=1))
+    redraw(made)
+    return made.eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 3.0), (torch.bfloat16, 1.2)])
+@pytest.mark.parametrize("frames", [4, 3])
+def test_with_the_fewest_products_it_stays_near_to_float64(
+    wide: Autoencoder, dtype: torch.dtype, bound: float, frames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds: list[bool] = []
+    before = WinogradConvolution.of_padded
+
+    def noted(self: WinogradConvolution, *given: Any) -> Tensor:
+        kinds.append(True)
+        return before(self, *given)
+
+    monkeypatch.setattr(bands.WinogradConvolution, "of_padded", noted)
+    monkeypatch.setattr(bands, "LEAST_PIXELS", 1)
+    z = latents(1, frames, 4, 6, 5, dtype=dtype)
+    wide.to(dtype)
+    plain, found = wide.decode(z), [decode_streamed(wide, z, chunk) for chunk in (1, 2, frames)]
+    exact = wide.double().decode(z.double())
+    off = [(each.double() - exact).square().mean().sqrt() for each in (found[0], plain)]
+    assert off[0] < bound * off[1]
+    assert all(torch.equal(found[0], each) for each in found)
+    assert kinds or not torch.backends.mkldnn.is_available()
 
 
 def test_a_large_mean_costs_no_digits(temporal: Autoencoder) -> None:

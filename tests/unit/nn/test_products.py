@@ -53,6 +53,17 @@ def test_convolutions(dtype: torch.dtype, size: tuple[int, int, int], kernel: tu
     assert torch.equal(residual, kept)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [(1, 9, 11), (1, 1, 70), (1, 1, 1)])
+def test_convolutions_of_images_with_their_margins(dtype: torch.dtype, size: tuple[int, int, int]) -> None:
+    draw = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(s, generator=draw).to(dtype) for s in ((*size, 32), (48, 32, 3, 1)))
+    image = x.double().permute(0, 3, 1, 2)
+    expected = F.conv2d(image, weight.double(), padding=(1, 0)).permute(0, 2, 3, 1)
+    with torch.inference_mode():
+        close(Convolution(weight, None, x, is_padded=True)(F.pad(x, (0, 0, 0, 0, 1, 1))), expected, dtype)
+
+
 def test_both_sides_of_a_small_frame_are_tested_above() -> None:
     assert 4 * 4 <= SMALL_FRAME < 9 * 11
 

@@ -39,6 +39,23 @@ def test_a_convolution(dtype: torch.dtype, size: tuple[int, int, int], width: in
     assert torch.equal(residual, kept)
 
 
+@pytest.mark.parametrize("dtype", list(TOLERANCES))
+@pytest.mark.parametrize("size", [(2, 6, 7), (1, 2, 1), (1, 12, 30)])
+def test_a_convolution_with_pairs_of_rows_alone(dtype: torch.dtype, size: tuple[int, int, int]) -> None:
+    x, weight, bias, residual = drawn(dtype, (*size, 20), (24, 20, 3, 3), (24,), (*size, 24))
+    convolution = WinogradConvolution(weight, bias, x, along_rows_only=True)
+    close(convolution(x), expected(x, weight, bias), dtype)
+    close(convolution(x, residual), expected(x, weight, bias) + residual.double(), dtype)
+
+
+def test_it_writes_where_the_residual_lies() -> None:
+    x, weight, bias, residual = drawn(torch.float64, (2, 4, 6, 20), (24, 20, 3, 3), (24,), (2, 4, 6, 24))
+    wanted = expected(x, weight, bias) + residual
+    made = WinogradConvolution(weight, bias, x).of_padded(F.pad(x, (0, 0, 1, 1, 1, 1)), residual, None, residual)
+    assert made is residual
+    close(residual, wanted, torch.float64)
+
+
 def test_frames_over_an_odd_number_of_pixels() -> None:
     x, weight, bias = drawn(torch.float64, (2, 6, 7, 20), (24, 20, 3, 1), (24,))
     close(WinogradConvolution(weight, bias, x)(x), expected(x, weight, bias), torch.float64)

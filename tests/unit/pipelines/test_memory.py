@@ -61,13 +61,13 @@ def test_a_budget_below_the_floor_names_the_floor_and_what_fits(placement: Place
 
 
 def test_what_is_said_to_fit_fits() -> None:
-    load = dataclasses.replace(LOAD, width=512, height=512, video=VideoSettings(frames=24, steps=1))
+    load = dataclasses.replace(LOAD, width=512, height=512, video=VideoSettings(frames=60, steps=1))
     budget = lowest(load, CPU).peak_bytes * 5 // 6
     with pytest.raises(UsageError, match="--frames") as caught:
         plan_memory(load, CPU, budget)
     frames = int(str(caught.value).partition("--frames ")[2].split()[0].rstrip("."))
     width, height = map(int, str(caught.value).partition("--size ")[2].rstrip(".").split("x"))
-    assert 1 <= frames < 24 and width < 512
+    assert 1 <= frames < 60 and width < 512
     for video, size in ((dataclasses.replace(load.video, frames=frames), (512, 512)), (load.video, (width, height))):
         assert plan_memory(Workload(TINY, video, *size), CPU, budget).peak_bytes <= budget
 
@@ -215,7 +215,7 @@ def test_every_ladder_ends_and_no_rung_comes_twice(placement: Placement, stage_n
         assert rung not in seen and len(seen) < 50
         seen.append(rung)
         rung = next_rung(LOAD, rung, stage_name)
-    assert seen[-1].offload == ("model" if placement.device == "cpu" else "sequential")
+    assert seen[-1].offload == "sequential"
 
 
 def test_the_released_weights_are_counted() -> None:

@@ -98,13 +98,16 @@ def test_a_silent_server_holds_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_fits_where(monkeypatch: pytest.MonkeyPatch) -> None:
-    size = found().models[0].weight_bytes
+    whole = found(SMALL_GPU).models[0]
     assert [each.fits for each in found().models] == ["whole", "whole"]
-    card = dataclasses.replace(SMALL_GPU.accelerators[0], free_bytes=size - 1)
-    offloaded = found(dataclasses.replace(SMALL_GPU, accelerators=(card,)))
-    assert offloaded.models[0].fits == "offload" and offloaded.models[0].device == "cuda"
-    assert any("--offload model" in line for line in offloaded.advice)
-    assert found(dataclasses.replace(CPU, memory_free_bytes=size - 1)).models[0].fits == "no"
+    assert whole.video == "14 frames of 128x80" and whole.peak_bytes > whole.weight_bytes
+    # A tenth of what is free is left to others.
+    card = dataclasses.replace(SMALL_GPU.accelerators[0], free_bytes=int(whole.peak_bytes / 0.9) - 1)
+    planned = found(dataclasses.replace(SMALL_GPU, accelerators=(card,))).models[0]
+    assert planned.fits == "planned" and planned.device == "cuda" and planned.plan != whole.plan
+    assert planned.peak_bytes < whole.peak_bytes
+    short = found(dataclasses.replace(CPU, memory_free_bytes=10**6))
+    assert short.models[0].fits == "no" and any("tiny needs" in line for line in short.advice)
     assert found(dataclasses.replace(CPU, operations_per_s=2e12)).models[0].seconds == pytest.approx(
         found().models[0].seconds / 2
     )

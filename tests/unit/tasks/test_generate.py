@@ -116,6 +116,7 @@ def test_an_existing_file_is_replaced_only_by_force(tmp_path: Path) -> None:
     assert target.read_bytes() != b"mine"
 
 
+@pytest.mark.slow
 def test_auto_takes_the_trained_size_of_each_images_shape(tmp_path: Path) -> None:
     planned = plan(asked(tmp_path, size="auto", model="svd"))
     assert (planned.width, planned.height) == (768, 768)

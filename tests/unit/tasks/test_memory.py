@@ -17,6 +17,7 @@ from stillmotion.recipe import Recipe, read_recipe
 from stillmotion.tasks import generate as module
 from stillmotion.tasks import memory
 from stillmotion.tasks.generate import generate, plan
+from stillmotion.tasks.grid import GridSettings, grid
 from stillmotion.tasks.repeat import RepeatSettings, repeat
 from stillmotion.tasks.settings import GenerateSettings
 
@@ -43,7 +44,7 @@ def test_a_cpu_is_left_alone_where_memory_suffices(tmp_path: Path, monkeypatch: 
     short = plan(asked(tmp_path)).memory
     assert short.placement != planned.memory.placement and short.peak_bytes < planned.memory.peak_bytes
     monkeypatch.setattr(memory, "free_bytes", lambda device: 10**6)  # what fits least badly is tried
-    assert plan(asked(tmp_path)).memory.placement.offload == "model"
+    assert plan(asked(tmp_path)).memory.placement.offload == "sequential"
     with pytest.raises(UsageError, match="memory is"):
         plan(asked(tmp_path, memory="auto"))
 
@@ -55,6 +56,7 @@ def test_what_python_holds_counts_towards_the_budget(tmp_path: Path, monkeypatch
     assert plan(asked(tmp_path, memory="2GB")).memory.placement.offload == "none"
 
 
+@pytest.mark.slow
 def test_a_small_budget_is_kept_recorded_and_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "held_bytes", lambda: 0)
     floor = plan(asked(tmp_path)).memory
@@ -64,12 +66,12 @@ def test_a_small_budget_is_kept_recorded_and_repeated(tmp_path: Path, monkeypatc
     need = int(str(caught.value).partition("tiny need ")[2].split()[0]) + 1
     small = next(generate(asked(tmp_path, memory=f"{need}MB", output=tmp_path / "small.mp4")))
     assert small.recipe is not None and whole.recipe is not None and small.path is not None
-    assert small.recipe.plan.offload == "model"
+    assert small.recipe.plan.offload == "sequential"
     assert floor.peak_bytes > need * 10**6
     again = repeat(RepeatSettings(file=small.path, output=tmp_path / "again.mp4"))
     assert again.is_identical and again.differences == ()
     other = repeat(RepeatSettings(file=small.path, output=tmp_path / "other.mp4", set=("memory=20GB", "offload=none")))
-    assert "offload none instead of model" in other.differences
+    assert "offload none instead of sequential" in other.differences
 
 
 def test_running_out_of_memory_is_said_and_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,3 +107,21 @@ def test_a_recipe_from_before_savings_still_reads(tmp_path: Path) -> None:
 def test_memory_as_the_recipe_says_needs_a_recipe(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no recipe"):
         plan(asked(tmp_path, memory="recipe"))
+
+
+def test_a_grid_goes_on_where_memory_runs_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked(tmp_path)
+    left, decode = [1], image_to_video.decode
+
+    def failing(*given: Any) -> torch.Tensor:
+        if left:
+            left.pop()
+            raise MemoryError
+        return decode(*given)
+
+    monkeypatch.setattr(image_to_video, "decode", failing)
+    quick = ("steps=1", "frames=2", "size=64x64", "dtype=float32")
+    settings = GridSettings(
+        image=str(tmp_path / "photo.png"), across="seed=1,2", set=quick, output=tmp_path / "grid.mp4"
+    )
+    assert grid(settings).path == tmp_path / "grid.mp4" and not left and (tmp_path / "grid.mp4").exists()
