@@ -1,0 +1,155 @@
+"""stillmotion curate"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from ..tasks.curate import CurationSummary, RunSettings, Tally, planned, run_curation
+from ..tasks.curated import (
+    FilterSettings,
+    ReportSettings,
+    StatusSettings,
+    filter_clips,
+    report_again,
+    standing,
+)
+from .options import app_of
+
+REDRAW_S = 0.25
+
+
+class Board:
+    """A TallyWatch that draws on standard error, and stays silent where that is no terminal."""
+
+    def __init__(self) -> None:
+        console = Console(file=sys.stderr)
+        self._live = Live(console=console, transient=True, auto_refresh=False) if console.is_terminal else None
+        self._drawn = 0.0
+
+    def __enter__(self) -> Board:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def __call__(self, tally: Tally) -> None:
+        now = time.monotonic()
+        if self._live is not None and (now - self._drawn > REDRAW_S or tally.videos == tally.total):
+            self._live.update(board(tally), refresh=True)
+            self._drawn = now
+
+
+def board(tally: Tally) -> Table:
+    """How far a run is, as a table."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_row(tally.phase, ProgressBar(total=max(1, tally.total), completed=tally.videos, width=40))
+    table.add_row("videos", f"{tally.videos:,} of {tally.total:,}")
+    table.add_row("clips", f"{tally.clips:,}")
+    table.add_row("speed", f"{tally.speed:.1f} seconds of video a second")
+    for reason, count in tally.failures.most_common():
+        table.add_row(reason, f"{count:,}")
+    left = tally.left_s
+    table.add_row("time left", "unknown" if left is None else clock(left))
+    return table
+
+
+def clock(seconds: float) -> str:
+    """A duration as h:mm:ss."""
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
+
+
+def run(settings: RunSettings) -> int:
+    """Curate and print what came of it."""
+    if settings.dry_run:
+        return _plan(settings)
+    with Board() as watch:
+        summary = run_curation(settings, watch)
+    if settings.json:
+        print(json.dumps(summary.tree()))
+    else:
+        _print_summary(summary)
+    return 0
+
+
+def _print_summary(summary: CurationSummary) -> None:
+    share = summary.kept / summary.clips
+    print(f"{summary.kept:,} of {summary.clips:,} clips kept ({share:.0%}), from {summary.videos:,} videos")
+    _print_counts(summary.failures)
+    for path in (*summary.shards[:3], *summary.shards[3:][-1:]):
+        print(path)
+    print(summary.report)
+
+
+def _print_counts(failures: dict[str, int]) -> None:
+    for reason, count in failures.items():
+        print(f"  {reason}: {count:,}")
+
+
+def _plan(settings: RunSettings) -> int:
+    found = planned(settings)
+    size = sum(source.bytes or 0 for source in found.sources)
+    if settings.json:
+        print(json.dumps({"files": len(found.sources), "bytes": size, "beside": found.beside}))
+    else:
+        print(f"{len(found.sources):,} files of {size / 1e6:,.1f} MB to look at; {found.beside:,} beside them")
+        _print_counts({"unreadable folders": len(found.failures)} if found.failures else {})
+    return 0
+
+
+def status(settings: StatusSettings) -> int:
+    """Print how far a curation is."""
+    found = standing(settings)
+    if settings.json:
+        print(json.dumps(found.tree()))
+        return 0
+    print(f"{found.done:,} of {found.videos:,} videos done, {found.clips:,} clips")
+    _print_counts(found.failures)
+    print("no run is at work" if found.process is None else f"process {found.process} is at work")
+    return 0
+
+
+def report(settings: ReportSettings) -> int:
+    """Write the report and print where it lies."""
+    print(report_again(settings))
+    return 0
+
+
+def filtered(settings: FilterSettings) -> int:
+    """Take a view and print what it keeps."""
+    found = filter_clips(settings)
+    if settings.json:
+        print(json.dumps(found.tree()))
+        return 0
+    for cut in found.view.cuts:
+        border = "" if cut.border is None else f", border {cut.border:.4g}"
+        without = f", {cut.missing:,} without a value" if cut.missing else ""
+        print(f"  {cut.rule.name}: drops {cut.dropped:,} of {cut.having:,}{border}{without}")
+    print(f"{len(found.view.kept):,} of {found.total:,} clips kept ({len(found.view.kept) / found.total:.1%})")
+    print(found.folder)
+    return 0
+
+
+app = typer.Typer(
+    name="curate",
+    help="From a folder of videos to a training set: clips, scores, shards and a report.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+)
+app.add_typer(app_of(RunSettings, run, positional=("source", "output")), name="run")
+app.add_typer(app_of(StatusSettings, status, positional=("output",)), name="status")
+app.add_typer(app_of(ReportSettings, report, positional=("output",)), name="report")
+app.add_typer(app_of(FilterSettings, filtered, positional=("output",)), name="filter")

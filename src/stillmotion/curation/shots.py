@@ -1,0 +1,197 @@
+"""Where one shot becomes the next: cuts, dissolves, fades and wipes as intervals, from one pass over a video."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from pydantic import Field
+
+from ..config import CHOICE, config
+from ..media.scan import Sight
+from .cascade import Cascade, ContentSteps, find_cascade
+from .observe import Observed
+from .records import Span, Transition, TransitionKind
+from .shot_features import HALO, features
+from .shot_network import load_shot_network
+from .thumbnails import thumbnail
+
+FEATURE_BLOCK, NETWORK_BLOCK = 192, 2048  # frames at once
+KINDS: tuple[TransitionKind, ...] = ("dissolve", "fade", "wipe")
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+@config
+class OnePass:
+    """A small network over features of thumbnails, trained on generated edits: all kinds of transitions, no flashes."""
+
+    kind: Literal["one-pass"] = "one-pass"
+    # From these probabilities on there is a cut, or a gradual transition.
+    cut: Share = 0.5
+    gradual: Share = 0.5
+    # A gradual transition reaches as far as its probability stays above this.
+    edge: Share = 0.3
+    # Fewer frames are no gradual transition.
+    min_frames: Annotated[int, Field(ge=1)] = 4
+    # Frames that the interval of a gradual transition is widened by at each end.
+    margin: Annotated[int, Field(ge=0)] = 1
+
+
+@config
+class ShotConfig:
+    """How shots are found."""
+
+    detector: Annotated[OnePass | Cascade, CHOICE] = OnePass()
+
+
+DEFAULT = ShotConfig()
+
+
+class ShotObserver:
+    """Watches every frame and keeps four numbers of each, whatever the length of the video."""
+
+    def __init__(self, cfg: ShotConfig = DEFAULT) -> None:
+        self._found: Mapping[str, Float[np.ndarray, " n"]] | None = None
+        self._content = ContentSteps(cfg.detector) if isinstance(cfg.detector, Cascade) else None
+        self._features = _Sliding(features, HALO, FEATURE_BLOCK)
+        self._network = _Sliding(_probabilities, load_shot_network().halo, NETWORK_BLOCK)
+
+    def see(self, sight: Sight) -> None:
+        """Take in one frame."""
+        row = thumbnail(sight)
+        if self._content is not None:
+            self._content.add(row)
+            return
+        for block in self._features.add(row[None]):
+            self._network.collect(block)
+
+    def columns(self) -> Mapping[str, Float[np.ndarray, " n"]]:
+        """The probabilities of a cut before each frame and of each frame's being in a dissolve, a fade or a wipe.
+
+        For a cascade the changes of content at each of its rates.
+        """
+        if self._found is None:
+            self._found = self._content.columns() if self._content is not None else self._probable()
+        return self._found
+
+    def _probable(self) -> Mapping[str, Float[np.ndarray, " n"]]:
+        for block in self._features.finish():
+            self._network.collect(block)
+        found = self._network.collected()
+        return {f"shots.{name}": found[:, k] for k, name in enumerate(("cut", *KINDS))}
+
+
+class _Sliding:
+    """Gives a function blocks of rows with `halo` more on each side; the first and last row stand for those beyond."""
+
+    def __init__(self, function: Callable[[np.ndarray], np.ndarray], halo: int, block: int) -> None:
+        self._function, self._halo, self._enough = function, halo, block + 2 * halo
+        self._parts: list[np.ndarray] = []
+        self._rows = 0
+        self._out: list[np.ndarray] = []
+
+    def add(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """Take rows; yields what became of those that are complete."""
+        if not self._parts:
+            rows = np.concatenate([np.repeat(rows[:1], self._halo, axis=0), rows])
+        self._parts.append(rows)
+        self._rows += len(rows)
+        if self._rows >= self._enough:
+            yield self._advance()
+
+    def finish(self) -> Iterator[np.ndarray]:
+        """Yields the rest."""
+        if self._parts:
+            self._parts.append(np.repeat(self._parts[-1][-1:], self._halo, axis=0))
+            yield self._advance()
+
+    def collect(self, rows: np.ndarray) -> None:
+        """Take rows, and keep what becomes of them."""
+        self._out.extend(self.add(rows))
+
+    def collected(self) -> np.ndarray:
+        """All that was kept, in order."""
+        return np.concatenate([*self._out, *self.finish()])
+
+    def _advance(self) -> np.ndarray:
+        whole = np.concatenate(self._parts)
+        self._parts = [whole[len(whole) - 2 * self._halo :]]
+        self._rows = 2 * self._halo
+        return self._function(whole)
+
+
+def _probabilities(rows: Float[np.ndarray, "n f"]) -> Float[np.ndarray, "m 4"]:
+    network = load_shot_network()
+    with torch.inference_mode():
+        logits = network(torch.from_numpy(rows)[None])[0, network.halo : -network.halo]
+        found = torch.cat([logits[:, :1].sigmoid(), logits[:, 1:].softmax(1)[:, 1:]], dim=1)
+    return found.numpy()
+
+
+def find_transitions(observed: Observed, cfg: ShotConfig = DEFAULT) -> tuple[Transition, ...]:
+    """Every transition in order, none touching another. `observed` was seen by a ShotObserver of the same detector."""
+    if isinstance(cfg.detector, Cascade):
+        return find_cascade(observed.columns, cfg.detector)
+    gradual = np.stack([observed.columns[f"shots.{kind}"] for kind in KINDS], axis=1)
+    found = list(_gradual(gradual, cfg.detector))
+    cuts = _cuts(observed.columns["shots.cut"], cfg.detector.cut)
+    free = [cut for cut in cuts if not any(_touch(cut, each) for each in found)]
+    return tuple(_apart(sorted([*found, *free], key=lambda each: each.before)))
+
+
+def _cuts(probability: Float[np.ndarray, " n"], threshold: float) -> Iterator[Transition]:
+    """Local peaks, the highest of each pair of neighbours."""
+    for first, last in _runs(probability >= threshold):
+        if last == 0:
+            continue  # nothing is before the first frame
+        peak = max(1, first + int(probability[first : last + 1].argmax()))
+        yield Transition("cut", peak - 1, peak, float(probability[peak]))
+
+
+def _gradual(probability: Float[np.ndarray, "n 3"], cfg: OnePass) -> Iterator[Transition]:
+    """Runs of frames that rather belong to a transition, of the kind that most of them say."""
+    whole = probability.sum(axis=1)
+    for first, last in _runs(whole >= min(cfg.edge, cfg.gradual)):
+        peak = float(whole[first : last + 1].max())
+        if peak < cfg.gradual or last - first + 1 < cfg.min_frames:
+            continue
+        kind = KINDS[int(probability[first : last + 1].sum(axis=0).argmax())]
+        before, after = max(0, first - 1 - cfg.margin), min(len(whole) - 1, last + 1 + cfg.margin)
+        yield Transition(kind, before, after, min(1.0, peak))
+
+
+def _runs(flags: np.ndarray) -> Iterator[tuple[int, int]]:
+    """The first and last place of every run of true."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(np.int8), [0]])))
+    return ((int(start), int(stop) - 1) for start, stop in zip(edges[::2], edges[1::2], strict=True))
+
+
+def _touch(one: Transition, other: Transition) -> bool:
+    return one.before <= other.after and other.before <= one.after
+
+
+def _apart(transitions: Sequence[Transition]) -> Iterator[Transition]:
+    """Transitions that overlap become one, of the longer one's kind."""
+    current: Transition | None = None
+    for each in transitions:
+        if current is None:
+            current = each
+        elif each.before < current.after:
+            longer = max(current, each, key=lambda one: one.after - one.before)
+            confidence = max(current.confidence, each.confidence)
+            current = Transition(longer.kind, current.before, max(current.after, each.after), confidence)
+        else:
+            yield current
+            current = each
+    if current is not None:
+        yield current
+
+
+def shots_between(transitions: Sequence[Transition], frames: int) -> tuple[Span, ...]:
+    """The spans of frames that show one shot alone: before, between and after these transitions, which are in order."""
+    starts = [0, *(each.after for each in transitions)]
+    ends = [*(each.before for each in transitions), frames - 1]
+    return tuple(Span(first, last) for first, last in zip(starts, ends, strict=True) if first <= last)

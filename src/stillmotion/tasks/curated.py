@@ -1,0 +1,189 @@
+"""What can be asked of a curated folder: how far it is, other thresholds, its report."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from ..config import checked, config, load
+from ..curation.collect import clip_files, strip_files
+from ..curation.ledger import holder, read_json
+from ..curation.manifest import FAILURES, MANIFEST, VIDEOS, Manifest, read_manifest, read_rows
+from ..curation.pipeline import Curator, Step, finished, stages_of
+from ..curation.records import Failure, Video
+from ..curation.report import Reported, write_report
+from ..curation.shards import write_shards
+from ..curation.sources import Source
+from ..curation.stage import legs_of
+from ..curation.thresholds import View, ViewConfig, parse_rule, retention, take_view
+from ..errors import StillmotionError, UsageError
+from ..files import check_writable
+from .curate import REPORT, SETTINGS, SHARDS, SOURCES, VIEWS, WORK, CurateConfig, write_view
+
+NAMES = "abcdefghijklmnopqrstuvwxyz0123456789-_"
+
+
+@config
+class StatusSettings:
+    """How far a curation is."""
+
+    output: Annotated[Path, Field(description="The folder that `curate run` writes.")]
+    json: Annotated[bool, Field(description="Print one JSON object.")] = False
+
+
+@config
+class ReportSettings:
+    """Write the report of a curated folder anew, of its own view or another one."""
+
+    output: Annotated[Path, Field(description="The folder that `curate run` wrote.")]
+    view: Annotated[str | None, Field(description="The view to report on; else the one that was run with.")] = None
+    file: Annotated[Path | None, Field(description="Where to write the page; else report.html in the folder.")] = None
+
+
+@config
+class FilterSettings:
+    """Take another view of the clips: other thresholds over kept scores, nothing is computed anew."""
+
+    output: Annotated[Path, Field(description="The folder that `curate run` wrote.")]
+    drop: Annotated[
+        tuple[str, ...],
+        Field(description="motion=0.25, COLUMN=high:0.1, COLUMN<VALUE or COLUMN>VALUE; none for the paper's shares."),
+    ] = ()
+    name: Annotated[str, Field(description="What the view is called; it lies in views/NAME.", min_length=1)] = (
+        "filtered"
+    )
+    tiers: Annotated[bool, Field(description="Take each share within its own tier of heights.")] = False
+    drop_missing: Annotated[bool, Field(description="Drop clips without a value too.")] = False
+    duplicates: Annotated[bool, Field(description="Keep near-duplicates.")] = False
+    shards: Annotated[bool, Field(description="Pack the clips of the view, too.")] = False
+    json: Annotated[bool, Field(description="Print one JSON object.")] = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Standing:
+    """How far a curation is; `process` is the run at work, if there is one."""
+
+    videos: int
+    done: int
+    clips: int
+    video_s: float
+    failures: dict[str, int]
+    process: str | None
+
+    def tree(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Filtered:
+    """A view that was taken, and where it lies."""
+
+    folder: Path
+    view: View
+    total: int
+    shards: tuple[Path, ...]
+
+    def tree(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        cuts = [dataclasses.asdict(cut) | {"rule": cut.rule.name} for cut in self.view.cuts]
+        shares = retention(self.view, self.total)
+        return {
+            "folder": str(self.folder),
+            "clips": self.total,
+            "kept": len(self.view.kept),
+            "retention": shares["together"],
+            "rules": cuts,
+            "shards": [str(path) for path in self.shards],
+        }
+
+
+def standing(settings: StatusSettings) -> Standing:
+    """How far a curation is, from what is finished on disk. Raises StillmotionError where there is none."""
+    output = checked(settings).output
+    cfg, sources = _remembered(output)
+    curator = Curator(output / WORK, cfg.curation)
+    last = len(legs_of(stages_of(cfg.curation))) - 1
+    found = [finished(curator, Step(source, last)) for source in sources]
+    done = [each for each in found if each is not None]
+    failures = collections.Counter(failure.reason for each in done for failure in each.failures)
+    return Standing(
+        videos=len(sources),
+        done=len(done),
+        clips=sum(each.clips for each in done),
+        video_s=sum(each.duration_s for each in done),
+        failures=dict(sorted(failures.items())),
+        process=holder(output / WORK),
+    )
+
+
+def report_again(settings: ReportSettings) -> Path:
+    """Write the page and return where it lies. Raises StillmotionError for an unfinished folder or an unknown view."""
+    settings = checked(settings)
+    output = settings.output
+    cfg, _ = _remembered(output)
+    manifest = read_manifest(output / MANIFEST)
+    view = take_view(manifest.rows, manifest.axes, cfg.view)
+    if settings.view is not None:
+        view = _named_view(output, settings.view, manifest)
+    videos = [Video(**row) for row in read_rows(output / VIDEOS)]
+    failures = [Failure(**row) for row in read_rows(output / FAILURES)]
+    target = settings.file or output / REPORT
+    strips = strip_files(output / WORK, cfg.curation)
+    write_report(target, Reported(output.resolve().name, videos, manifest, view, failures, strips))
+    return target
+
+
+def filter_clips(settings: FilterSettings) -> Filtered:
+    """Write a view. Raises UsageError for rules and names that cannot be, StillmotionError where nothing is kept."""
+    settings = checked(settings)
+    rules = tuple(parse_rule(text) for text in settings.drop) or None
+    _check_name(settings.name)
+    output = settings.output
+    cfg, _ = _remembered(output)
+    manifest = read_manifest(output / MANIFEST)
+    check_writable(output)
+    asked = ViewConfig(
+        rules=rules,
+        tiers=settings.tiers,
+        missing="drop" if settings.drop_missing else "keep",
+        duplicates=settings.duplicates,
+    )
+    view = take_view(manifest.rows, manifest.axes, asked)
+    if not view.kept:
+        rules = ", ".join(cut.rule.name for cut in view.cuts) or "no rule"
+        raise StillmotionError(
+            f"0 of {len(manifest.rows)} clips would be kept by {rules}; expected thresholds that keep some."
+        )
+    folder = output / VIEWS / settings.name
+    write_view(folder, manifest, view, asked)
+    shards: list[Path] = []
+    if settings.shards:
+        kept = set(view.kept)
+        rows = [row for row in manifest.rows if row["id"] in kept]
+        shards = write_shards(folder / SHARDS, rows, clip_files(output / WORK, cfg.curation), cfg.shards)
+    return Filtered(folder, view, len(manifest.rows), tuple(shards))
+
+
+def _check_name(name: str) -> None:
+    if set(name.lower()) - set(NAMES):
+        raise UsageError(f"the view is called {name!r}; expected letters, digits, - and _ alone.")
+
+
+def _named_view(output: Path, name: str, manifest: Manifest) -> View:
+    _check_name(name)
+    path = output / VIEWS / name / SETTINGS
+    if not path.is_file():
+        raise UsageError(f"{output} has no view {name}; expected one that `stillmotion curate filter` wrote.")
+    return take_view(manifest.rows, manifest.axes, load(ViewConfig, [path]))
+
+
+def _remembered(output: Path) -> tuple[CurateConfig, list[Source]]:
+    if not (output / SETTINGS).is_file() or not (output / WORK / SOURCES).is_file():
+        raise StillmotionError(f"{output} is no curated folder; expected one that `stillmotion curate run` writes.")
+    sources = [Source(**each) for each in read_json(output / WORK / SOURCES)]
+    return load(CurateConfig, [output / SETTINGS]), sources

@@ -1,0 +1,147 @@
+"""Transitions found in generated videos, and decided from probabilities that are given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from stillmotion.config import parse, to_tree
+from stillmotion.curation.agreement import agreement
+from stillmotion.curation.cascade import Cascade
+from stillmotion.curation.observe import Observed, observe
+from stillmotion.curation.records import Span, Transition
+from stillmotion.curation.shot_features import HALO, features
+from stillmotion.curation.shots import KINDS, OnePass, ShotConfig, ShotObserver, find_transitions, shots_between
+from stillmotion.curation.thumbnails import CHROMA_PX, LUMA_BYTES, LUMA_PX, shrink, thumbnail
+from stillmotion.training.edits import EditConfig, draw_edit, write_edit
+
+
+def observed(frames: int, **columns: np.ndarray) -> Observed:
+    empty = {f"shots.{name}": np.zeros(frames, np.float32) for name in ("cut", *KINDS)}
+    no = np.zeros(frames, bool)
+    return Observed(np.arange(frames) / 25, no, no, empty | {f"shots.{name}": each for name, each in columns.items()})
+
+
+def probability(frames: int, first: int, last: int, value: float = 0.9) -> np.ndarray:
+    found = np.zeros(frames, np.float32)
+    found[first : last + 1] = value
+    return found
+
+
+def test_one_peak_is_one_cut() -> None:
+    found = find_transitions(observed(50, cut=probability(50, 20, 21) + np.eye(50, dtype=np.float32)[20] * 0.05))
+    assert [(each.kind, each.before, each.after) for each in found] == [("cut", 19, 20)]
+    assert found[0].confidence == pytest.approx(0.95)
+
+
+def test_a_run_is_an_interval_with_its_margin() -> None:
+    cfg = ShotConfig(detector=OnePass(margin=1))
+    found = find_transitions(observed(60, wipe=probability(60, 20, 30)), cfg)
+    assert [(each.kind, each.before, each.after) for each in found] == [("wipe", 18, 32)]
+
+
+def test_a_cut_within_a_fade_belongs_to_it() -> None:
+    found = find_transitions(observed(60, fade=probability(60, 20, 30), cut=probability(60, 31, 31)))
+    assert [each.kind for each in found] == ["fade"]
+
+
+def test_intervals_stay_within_the_video() -> None:
+    found = find_transitions(observed(30, fade=np.ones(30, np.float32)))
+    assert (found[0].before, found[0].after) == (0, 29)
+
+
+def test_nothing_is_before_the_first_frame() -> None:
+    assert find_transitions(observed(10, cut=probability(10, 0, 0))) == ()
+
+
+def test_shots_lie_between() -> None:
+    cuts = (Transition("cut", 9, 10), Transition("dissolve", 19, 30))
+    assert shots_between(cuts, 40) == (Span(0, 9), Span(10, 19), Span(30, 39))
+    assert shots_between((), 5) == (Span(0, 4),)
+    # A video that opens within a fade.
+    assert shots_between((Transition("fade", 0, 5),), 6) == (Span(0, 0), Span(5, 5))
+
+
+def test_settings_survive_yaml() -> None:
+    for cfg in (ShotConfig(), ShotConfig(detector=Cascade(threshold=11.5))):
+        assert parse(ShotConfig, to_tree(cfg)) == cfg
+
+
+def test_shrinking_keeps_the_mean() -> None:
+    ramp = np.tile(np.linspace(0, 255, 640).astype(np.uint8), (360, 1))
+    small = shrink(ramp, LUMA_PX)
+    assert small.shape == (27, 48)
+    assert np.abs(small.mean(0) - np.linspace(2.7, 252.3, 48)).max() < 3
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 500), (500, 3), (49, 27), (1919, 1081)])
+def test_any_size_shrinks(size: tuple[int, int]) -> None:
+    flat = np.full((size[1], size[0]), 77, np.uint8)
+    assert np.all(shrink(flat, LUMA_PX) == 77)
+
+
+def test_grey_has_no_colour_and_black_is_black() -> None:
+    sight = SimpleNamespace(luma=np.full((36, 64), 16, np.uint8), blue=None, red=None, is_full_range=False)
+    row = thumbnail(sight)  # pyright: ignore[reportArgumentType]
+    assert np.all(row[:LUMA_BYTES] == 0) and np.all(row[LUMA_BYTES:] == 128)
+
+
+def test_features_do_not_depend_on_the_block() -> None:
+    rows = np.random.default_rng(0).integers(0, 256, (200 + 2 * HALO, LUMA_BYTES + 2 * CHROMA_PX[0] * CHROMA_PX[1]))
+    rows = rows.astype(np.uint8)
+    whole = features(rows)
+    parts = [features(rows[start : start + 40 + 2 * HALO]) for start in range(0, 200, 40)]
+    assert np.isfinite(whole).all()
+    np.testing.assert_allclose(np.concatenate(parts), whole, rtol=1e-4, atol=1e-4)
+
+
+def test_a_still_picture_changes_nowhere(tmp_path: Path) -> None:
+    edit = draw_edit(EditConfig(width=128, height=72, shots=1, shot_s=(1.0, 1.0), fps=(25.0,), bars=0.0), 3)
+    path = tmp_path / "still.mp4"
+    write_edit(path, edit)
+    assert find_transitions(observe(path, [ShotObserver()])) == ()
+
+
+def test_every_length_gives_a_number_a_frame(tmp_path: Path) -> None:
+    for seconds in (0.4, 8.2):
+        cfg = EditConfig(width=64, height=36, shots=1, shot_s=(seconds, seconds), fps=(25.0,))
+        edit = draw_edit(cfg, 1)
+        path = tmp_path / f"{seconds}.mp4"
+        write_edit(path, edit)
+        found = observe(path, [ShotObserver()])
+        assert {len(column) for column in found.columns.values()} == {found.frames} == {edit.frames}
+
+
+def test_transitions_of_a_generated_video_are_found(tmp_path: Path) -> None:
+    edit = draw_edit(EditConfig(width=256, height=144, shots=10, shot_s=(1.0, 2.0), fps=(25.0,)), 70_001)
+    path = tmp_path / "edit.mp4"
+    truth = write_edit(path, edit)
+    found = find_transitions(observe(path, [ShotObserver()]))
+    agreed = agreement(found, truth, edit.frames, edit.flashes)
+    assert agreed.recall >= 0.7 and agreed.precision >= 0.7
+    assert find_transitions(observe(path, [ShotObserver()])) == found
+
+
+def test_the_cascade_finds_cuts_at_each_rate(tmp_path: Path) -> None:
+    cfg = ShotConfig(detector=Cascade())
+    weights = (1.0, 0.0, 0.0, 0.0)
+    edit = draw_edit(EditConfig(width=256, height=144, shots=6, weights=weights, fps=(25.0,)), 70_002)
+    path = tmp_path / "cuts.mp4"
+    truth = write_edit(path, edit)
+    found = observe(path, [ShotObserver(cfg)])
+    assert set(found.columns) == {"shots.content_1", "shots.content_4", "shots.content_10"}
+    assert agreement(find_transitions(found, cfg), truth, edit.frames).recall >= 0.6
+
+
+def test_agreement_counts() -> None:
+    truth = (Transition("cut", 9, 10), Transition("dissolve", 19, 30), Transition("wipe", 50, 60))
+    found = (Transition("cut", 10, 11), Transition("cut", 24, 25), Transition("cut", 40, 41))
+    agreed = agreement(found, truth, 70, flashes=[(40, 41)])
+    assert (agreed.found, agreed.false, agreed.flash_cuts) == ({"cut": 1, "dissolve": 1, "wipe": 0}, 1, 1)
+    assert agreed.f1 == pytest.approx(2 / 3)
+    # 0 to 10 holds the cut, 11 to 24 and 25 to 40 parts of the dissolve, 41 to 69 the wipe.
+    assert (agreed.clips, agreed.mixed_clips, agreed.lost_frames) == (4, 4, 0)
+    assert (agreed + agreed).truth == {"cut": 2, "dissolve": 2, "wipe": 2}
