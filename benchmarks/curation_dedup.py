@@ -100,14 +100,13 @@ def candidate(name: str, frames: np.ndarray, pixels: int) -> Candidate:
 
 
 def counted(clips: dict[str, np.ndarray], change: Change, folder: Path) -> dict[str, float]:
-    """Recall and precision of the copies made by one change."""
+    """Recall and precision of the copies made by one change; originals taken for each other are wrong finds too."""
     known = [candidate(name, frames, 2) for name, frames in clips.items()]
-    right = wrong = 0
+    right, wrong = 0, len(duplicates(known))
     for number, (name, frames) in enumerate(clips.items()):
-        copy = candidate("copy", encoded(change(frames, number), folder), 1)
-        alone = [one for one in known if one.id == name]
-        right += duplicates([*alone, copy]) == {"copy": name}
-        wrong += sum(bool(duplicates([one, copy])) for one in known if one.id != name)
+        kept = duplicates([*known, candidate("copy", encoded(change(frames, number), folder), 1)]).get("copy")
+        right += kept == name
+        wrong += kept not in (name, None)
     found = right + wrong
     return {"recall": right / len(clips), "precision": right / found if found else 0.0, "clips": len(clips)}
 

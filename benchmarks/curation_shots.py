@@ -89,7 +89,8 @@ def generated(folder: Path, count: int, size: tuple[int, int]) -> list[Labelled]
     for seed in range(HELD_OUT, HELD_OUT + count):
         edit = draw_edit(EditConfig(width=size[0], height=size[1]), seed, photographs)
         path = folder / f"{seed}.mp4"
-        made.append(Labelled(path, write_edit(path, edit), edit.flashes, edit.frames))
+        truth = edit.transitions if path.exists() else write_edit(path, edit)
+        made.append(Labelled(path, truth, edit.flashes, edit.frames))
     return made
 
 
@@ -174,27 +175,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--videos", type=int, default=12)
     parser.add_argument("--width", type=int, default=640)
     parser.add_argument("--height", type=int, default=360)
+    parser.add_argument("--folder", type=Path, help="keep the rendered videos here, and take those that are there")
     parser.add_argument("--no-speed", action="store_true")
     parser.add_argument("--result", type=Path, default=RESULT)
     asked = parser.parse_args(arguments)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as place:
-        videos = generated(Path(place), asked.videos, (asked.width, asked.height))
+        kept = asked.folder or Path(place)
+        videos = generated(kept, asked.videos, (asked.width, asked.height))
         table = {name: judge(find, videos) for name, find in finders().items()}
         ratios = {}
         if not asked.no_speed:
             for name, size in SPEED_SIZES.items():
-                path = Path(place) / f"{name}.mp4"
-                cfg = EditConfig(width=size[0], height=size[1], shots=SPEED_SHOTS, fps=(25.0,), uneven=0.0)
-                write_edit(path, draw_edit(cfg, HELD_OUT - 1))
+                path = kept / f"{name}.mp4"
+                # A usual bit rate: grain at a low rate factor would measure the decoder alone.
+                cfg = EditConfig(
+                    width=size[0], height=size[1], shots=SPEED_SHOTS, fps=(25.0,), uneven=0.0, crf=(23, 23)
+                )
+                if not path.exists():
+                    write_edit(path, dataclasses.replace(draw_edit(cfg, HELD_OUT - 1), grain=None))
                 ratios[name] = speed(path, pairs=5)
     clips = real()
     films = {name: judge(find, clips) for name, find in finders().items()} if clips else {}
     judged = musts(table, films, ratios)
     tree = {
-        "command": "python benchmarks/curation_shots.py "
-        + " ".join(arguments if arguments is not None else sys.argv[1:]),
+        "command": "python benchmarks/curation_shots.py"
+        f" --videos {asked.videos} --width {asked.width} --height {asked.height}",
         "scenedetect": scenedetect.__version__,
         "seeds": [HELD_OUT, HELD_OUT + asked.videos - 1],
         "generated": {name: row(found) for name, found in table.items()},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import time
@@ -14,10 +15,12 @@ from rich.table import Table
 
 from ..tasks.curate import CurationSummary, RunSettings, Tally, planned, run_curation
 from ..tasks.curated import (
+    BucketSettings,
     FilterSettings,
     ReportSettings,
     StatusSettings,
     filter_clips,
+    find_buckets,
     report_again,
     standing,
 )
@@ -149,7 +152,29 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     no_args_is_help=True,
 )
-app.add_typer(app_of(RunSettings, run, positional=("source", "output")), name="run")
-app.add_typer(app_of(StatusSettings, status, positional=("output",)), name="status")
-app.add_typer(app_of(ReportSettings, report, positional=("output",)), name="report")
-app.add_typer(app_of(FilterSettings, filtered, positional=("output",)), name="filter")
+
+
+def buckets(settings: BucketSettings) -> int:
+    """Print the bucket of each video; 1 if any has none."""
+    failures = 0
+    for found in find_buckets(settings):
+        failures += found.error is not None
+        if settings.json:
+            print(json.dumps(dataclasses.asdict(found) | {"path": str(found.path)}), flush=True)
+        elif found.error is None:
+            print(f"{found.path}: bucket {found.bucket}, {found.speed:.3f} heights a second", flush=True)
+        if found.error is not None:
+            print(f"Error: {found.error}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+for name, made in (
+    ("run", app_of(RunSettings, run, positional=("source", "output"))),
+    ("status", app_of(StatusSettings, status, positional=("output",))),
+    ("report", app_of(ReportSettings, report, positional=("output",))),
+    ("filter", app_of(FilterSettings, filtered, positional=("output",))),
+    ("bucket", app_of(BucketSettings, buckets, positional=("files",))),
+):
+    (command,) = made.registered_commands
+    command.name = name
+    app.registered_commands.append(command)

@@ -1,7 +1,8 @@
 """The paper's cascade, taken at its word: a content detector at several frame rates, and all that any of them finds.
 
 Source: Stable Video Diffusion, appendix C. The paper gives neither rates nor thresholds; the detector is the
-ContentDetector of PySceneDetect, here over thumbnails. It takes flashes for cuts and misses wipes: for comparison, not for use.
+ContentDetector of PySceneDetect, here over thumbnails. It takes flashes for cuts and
+misses wipes: for comparison, not for use.
 """
 
 from __future__ import annotations

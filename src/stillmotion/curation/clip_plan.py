@@ -17,6 +17,8 @@ from .records import Clip, ClipMode, Span, Transition
 
 KEY_REACH = 0.25  # a long shot is split at a keyframe within this share of a piece from where it would be even
 
+MAX_REORDER = 32  # pictures; H.264 and H.265 hold 16 at most
+
 
 @config
 class ClipConfig:
@@ -109,12 +111,19 @@ def _ends(observed: Observed) -> Float[np.ndarray, " n"]:
 
 
 def _whole(observed: Observed, margin: int) -> Bool[np.ndarray, " n"]:
-    """Which frames are sound: damage spoils what refers to it, up to the next keyframe that is not damaged itself."""
+    """Which frames are sound: damage spoils what may refer to it, up to the next keyframe that is not damaged itself.
+
+    Pictures that are stored behind a damaged one and shown ahead of it are spoiled too.
+    """
     whole = np.ones(observed.frames, bool)
+    places = observed.columns.get("prints.packet", np.arange(observed.frames))
     for number in np.flatnonzero(observed.is_corrupt):
         clean = np.flatnonzero(observed.is_key[number:] & ~observed.is_corrupt[number:])
         end = number + int(clean[0]) if len(clean) else observed.frames
-        whole[max(0, number - margin) : end] = False
+        window = max(0, number - MAX_REORDER)
+        later = np.flatnonzero(places[window:number] > places[number])
+        start = window + int(later[0]) if len(later) else number
+        whole[max(0, start - margin) : end] = False
     return whole
 
 

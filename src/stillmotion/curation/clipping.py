@@ -33,7 +33,7 @@ from .prints import PrintObserver, print_of
 from .records import Clip, ClipMode, Failure, Span, Video, clip_id
 
 STAGE = "clip"
-BATCH = 32  # clips that are cut in one reading of a video: their re-encoded edges are in memory together
+BATCH = 64  # clips that are cut in one reading of a video: their re-encoded edges are in memory together
 GRID = 16  # a re-encoded frame is compared with its source on so many cells a side
 GRID_TOLERANCE = 6.0  # grey levels in the mean; the next frame of a moving picture is within it, another shot is not
 
@@ -205,7 +205,7 @@ class _Cutter:
     def _check(self, number: int, frame: DecodedFrame) -> UInt8[np.ndarray, "h w"]:
         """The brightness of a source frame. Raises _Refused where it is not what the pass saw."""
         luma = sight_of(frame).luma
-        if print_of(luma) != self._prints[number]:
+        if print_of(luma) != int(self._prints[number]):
             raise _Refused(f"frame {number} is not the same when it is decoded again")
         return luma
 
@@ -237,18 +237,16 @@ class _Cutter:
     def _encode_one(self, job: _Job, items: Iterable[tuple[int, DecodedFrame]], draft: Path) -> bool:
         """Whether nothing is left to do: False where the frames are not those of the pass."""
         kept = self._kept(job.span)
-        keep = set(kept)
-        grids: dict[int, Grid] = {}
+        keep, grids = set(kept), dict[int, Grid]()
         rotation, factor = self._video.rotation, self._cfg.rate_factor
         try:
             with WholeEncoder(self._frames, kept, draft, rotation, factor) as encoder:
-                for number, frame in items:
-                    if number in keep:
-                        self._check(number, frame)
-                        grids[number] = _grid_of(sight_of(encoder.add(number, frame)).luma)
+                for number, frame in (item for item in items if item[0] in keep):
+                    self._check(number, frame)
+                    grids[number] = _grid_of(sight_of(encoder.add(number, frame)).luma)
                 encoder.finish()
-                if len(grids) < len(kept):
-                    raise _Refused("frames are missing")
+            if len(grids) < len(kept):
+                return False
         except _Refused:
             return False
         except MediaError as error:
@@ -282,7 +280,7 @@ class _Cutter:
 
     def _is_like(self, luma: UInt8[np.ndarray, "h w"], number: int, copied: range, grids: Mapping[int, Grid]) -> bool:
         if number in copied:
-            return print_of(luma) == self._prints[number]
+            return print_of(luma) == int(self._prints[number])
         return number in grids and _is_near(_grid_of(luma), grids[number])
 
     def _publish(self, job: _Job, draft: Path, frames: int) -> None:

@@ -6,18 +6,17 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from .buckets import EmpiricalBuckets, LinearBuckets, fit_buckets
 from .dedup import Candidate, duplicates
 from .ledger import Ledger, first_refusal
 from .lookers import STRIPS
-from .manifest import Manifest, Row, sorted_rows
+from .manifest import Manifest, Row, is_number, sorted_rows
 from .pipeline import (
     CLIPS,
-    IDENTIFY,
     CurationConfig,
     columns_of,
-    identity_key,
+    identity,
     read_clips,
-    read_video_record,
     stages_of,
     versions_of,
 )
@@ -35,6 +34,7 @@ class Collected:
     videos: tuple[Video, ...]
     manifest: Manifest
     failures: tuple[Failure, ...]
+    buckets: LinearBuckets | EmpiricalBuckets
 
 
 def collect(root: Path, cfg: CurationConfig, sources: Iterable[Source], passing: Sequence[Failure] = ()) -> Collected:
@@ -48,13 +48,11 @@ def collect(root: Path, cfg: CurationConfig, sources: Iterable[Source], passing:
     rows: list[Row] = []
     first: set[str] = set()
     for source in sorted(sources, key=lambda each: each.name):
-        identity = identity_key(source)
-        refusal = ledger.refusal(IDENTIFY, identity)
-        if refusal is not None:
-            failures.append(dataclasses.replace(refusal, source=source.name))
-        if refusal is not None or not ledger.has(IDENTIFY, identity):
+        video = identity(ledger, source)
+        if isinstance(video, Failure):
+            failures.append(video)
+        if not isinstance(video, Video):
             continue
-        video = read_video_record(ledger.folder(IDENTIFY, identity), source.name)
         videos.append(video)
         keys = keys_of(stages, video.sha256)
         refusal = first_refusal(ledger, list(keys), keys)
@@ -69,7 +67,18 @@ def collect(root: Path, cfg: CurationConfig, sources: Iterable[Source], passing:
         failures += [dataclasses.replace(failure, source=source.name) for failure in unscored]
         rows += [clip_row(clip) | columns.get(clip.id, {}) for clip in clips]
     _mark_duplicates(rows, cfg)
-    return Collected(tuple(videos), Manifest(sorted_rows(rows), versions_of(stages)), tuple(failures))
+    buckets = _mark_buckets(rows, cfg)
+    return Collected(tuple(videos), Manifest(sorted_rows(rows), versions_of(stages)), tuple(failures), buckets)
+
+
+def _mark_buckets(rows: Sequence[Row], cfg: CurationConfig) -> LinearBuckets | EmpiricalBuckets:
+    """Give each clip whose motion is known the column `motion.bucket`, and return the mapping behind it."""
+    speeds = [row.get("motion") for row in rows]
+    is_fitted = cfg.buckets == "empirical" and any(is_number(speed) for speed in speeds)
+    mapping = fit_buckets(speeds) if is_fitted else LinearBuckets()
+    for row, speed in zip(rows, speeds, strict=True):
+        row["motion.bucket"] = mapping.bucket(speed) if speed is not None and is_number(speed) else None
+    return mapping
 
 
 def _mark_duplicates(rows: Sequence[Row], cfg: CurationConfig) -> None:

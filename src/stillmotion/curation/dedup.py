@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated
 
 import numpy as np
@@ -31,6 +31,8 @@ PLACES = (0.0, 0.5, 1.0)  # where a crop lies: at one end, in the middle, at the
 KEPT_PARTS = 0.75  # the share of the picture's parts that count: a logo hides some
 PARTS = (6, 8)  # rows and columns of parts
 SMOOTHING_PX = 1.4  # of the tiny pictures
+LEAST_MOTION = 0.4  # agreement of the parts' motion that is worth a close look
+STILL_PARTS = 1.0  # deviation of the parts over time, in grey levels, below which there is no motion to compare
 MOTION_LEVELS = 2.0  # deviation over time, in grey levels, from which motion must agree: less is noise of encoders
 
 
@@ -106,13 +108,14 @@ def _alike(clips: Sequence[Candidate], cfg: DuplicateConfig) -> Iterator[tuple[i
     if not clips:
         return
     prints = np.stack([_decoded(clip) for clip in clips])
-    for i, j in _near(_coarse(prints), cfg.coarse):
+    for i, j in _plausible(prints, _near(_coarse(prints), cfg.coarse)):
         picture, motion = agreement(prints[i], prints[j])
         if picture >= cfg.picture and motion >= cfg.motion:
             yield i, j
     if cfg.embedding is not None and all(clip.embedding for clip in clips):
         vectors = np.array([clip.embedding for clip in clips], np.float32)
-        yield from _near(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), cfg.embedding)
+        for found in _near(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), cfg.embedding):
+            yield from map(tuple, found.tolist())
 
 
 def _decoded(clip: Candidate) -> UInt8[np.ndarray, "k h w"]:
@@ -127,22 +130,40 @@ def _coarse(prints: UInt8[np.ndarray, "n k h w"]) -> Float[np.ndarray, "n d"]:
 
     Every step counts about alike, however high it is, so that a logo changes few of the numbers.
     """
-    means = np.stack([pictures.mean(0, dtype=np.float32) for pictures in prints])
-    parts = means.reshape(len(means), PARTS[0], HEIGHT // PARTS[0], PARTS[1], WIDTH // PARTS[1]).mean((2, 4))
+    parts = _parts(prints).mean(1)
     steps = [np.diff(parts, axis=axis).reshape(len(parts), -1) for axis in (1, 2)]
     rises = np.concatenate(steps, axis=1)
     rises = rises / (np.abs(rises) + SOFT_LEVELS)
     return rises / np.maximum(np.linalg.norm(rises, axis=1, keepdims=True), 1e-6)
 
 
-def _near(vectors: Float[np.ndarray, "n d"], least: float) -> Iterator[tuple[int, int]]:
-    """Pairs whose cosine is at least `least`: exact, by products of blocks."""
+def _near(vectors: Float[np.ndarray, "n d"], least: float) -> Iterator[Int[np.ndarray, "m 2"]]:
+    """Pairs, the first before the second, whose cosine is at least `least`: exact, by products of blocks."""
     for first in range(0, len(vectors), BLOCK):
         for second in range(first, len(vectors), BLOCK):
-            found = np.argwhere(vectors[first : first + BLOCK] @ vectors[second : second + BLOCK].T >= least)
-            for i, j in found.tolist():
-                if first + i < second + j:
-                    yield first + i, second + j
+            alike = vectors[first : first + BLOCK] @ vectors[second : second + BLOCK].T >= least
+            found = np.argwhere(np.triu(alike, 1) if first == second else alike)
+            yield found + np.array([first, second])
+
+
+def _plausible(
+    prints: UInt8[np.ndarray, "n k h w"], near: Iterable[Int[np.ndarray, "m 2"]]
+) -> Iterator[tuple[int, int]]:
+    """Those pairs whose parts move alike, or both not at all: a cheap look that spares most of the close ones."""
+    parts = _parts(prints).reshape(len(prints), FRAMES, -1)
+    moved = (parts - parts.mean(1, keepdims=True)).reshape(len(prints), -1)
+    lengths = np.linalg.norm(moved, axis=1)
+    is_still = lengths < STILL_PARTS * np.sqrt(moved.shape[1])
+    for pairs in near:
+        for some in np.array_split(pairs, len(pairs) // BLOCK + 1):
+            i, j = some.T
+            agree = np.einsum("nd,nd->n", moved[i], moved[j]) >= LEAST_MOTION * lengths[i] * lengths[j]
+            yield from map(tuple, some[agree | (is_still[i] & is_still[j])].tolist())
+
+
+def _parts(prints: UInt8[np.ndarray, "n k h w"]) -> Float[np.ndarray, "n k p q"]:
+    rows, columns = HEIGHT // PARTS[0], WIDTH // PARTS[1]
+    return prints.reshape(*prints.shape[:2], PARTS[0], rows, PARTS[1], columns).mean((3, 5), dtype=np.float32)
 
 
 def _crops() -> Iterator[tuple[slice, slice]]:

@@ -69,7 +69,8 @@ def run_local(
 ) -> Iterator[tuple[Job, Answer | Lost]]:
     """In processes of this machine, started fresh, one job at a time each.
 
-    `jobs` is asked for the next one whenever a worker is free, and may give None to say that there is none just now.
+    `jobs` is asked for the next one whenever a worker is free, and may give None while others are
+    at work, to say that there is none just now.
     Closing the iterator, or an exception in it, ends all workers.
     """
     return _driven(_Pool(work, crew), jobs)

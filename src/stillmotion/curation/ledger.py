@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -57,6 +58,22 @@ class Ledger:
                 folders[stage] / REFUSAL,
                 {"source": "", "stage": failure.stage, "reason": failure.reason, "detail": failure.detail},
             )
+
+    def note(self, stage: str, key: str, value: Any) -> None:
+        """Keep plain values that cost less to find again than to force onto the disk: a power failure may lose them."""
+        path = self.root / stage / key[:2] / f"{key}.json"
+        with explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{secrets.token_hex(4)}.part")
+            write_json(temporary, value)
+            os.replace(temporary, path)
+
+    def noted(self, stage: str, key: str) -> Any:
+        """What was noted under a key, or None where nothing was, or it is damaged."""
+        try:
+            return json.loads((self.root / stage / key[:2] / f"{key}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
 
     def sweep(self) -> None:
         """Remove what a killed run left half-made. Only for the holder of the lock."""

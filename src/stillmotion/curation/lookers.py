@@ -24,6 +24,7 @@ from .records import Clip, Failure, Number, digest
 from .scorer import Look, Scorer
 from .similarity import Similarity, SimilarityConfig
 from .stage import ONE_CORE, Needs
+from .text_area import CraftText, TextArea, TextConfig
 
 Columns = dict[str, Number | list[float]]
 CAPTION = "caption."
@@ -54,12 +55,19 @@ class Strips:
         return {}
 
 
-def local_lookers() -> tuple[Looker, ...]:
-    """Those that need no weights from elsewhere."""
+def local_lookers(text: TextConfig | None) -> tuple[Looker, ...]:
+    """Those that are cheap enough to share one decode on a processor. Raises StillmotionError for a missing plug-in."""
     return (
+        *((Looker(TextArea.name, _text_version(text), functools.partial(TextArea, text)),) if text is not None else ()),
         Looker(Fingerprint.name, Fingerprint.version, Fingerprint),
         Looker(Strips.name, Strips.version, Strips),
     )
+
+
+def _text_version(cfg: TextConfig) -> str:
+    if isinstance(cfg, CraftText):
+        return _version(to_tree(cfg), cfg.network)
+    return TextArea(cfg).version
 
 
 def network_lookers(captions: Sequence[CaptionConfig], similarity: SimilarityConfig | None) -> tuple[Looker, ...]:

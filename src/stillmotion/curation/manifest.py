@@ -48,6 +48,11 @@ class Manifest:
         names = sorted({name for row in self.rows for name in row if name not in OWN})
         return [name for name in names if any(is_number(row.get(name)) for row in self.rows)]
 
+    @property
+    def measures(self) -> list[str]:
+        """All columns that are numbers: scores, and what is known of a clip anyway, as its `duration_s`."""
+        return [*self.axes, *(name for name, kind in _kinds(Clip).items() if kind != pa.string())]
+
 
 def is_number(value: Any) -> bool:
     """Whether a score can be compared: no text, list, None or NaN."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
@@ -18,6 +18,7 @@ from ..media.scan import Sight, sights
 REPORT_FRAMES = 100  # between two events of progress
 
 
+@runtime_checkable
 class Observer(Protocol):
     """Sees every frame of one video, in order, and says at the end what it found, in bounded memory."""
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -21,14 +22,18 @@ from .clipping import clip_file, cut_clips
 from .dedup import DuplicateConfig
 from .identify import identify
 from .ledger import Ledger, first_refusal, read_json, write_json
-from .lookers import CAPTION, STRIPS, Looker, local_lookers, made, network_lookers, score_clips
+from .lookers import CAPTION, STRIPS, Looker, local_lookers, made, network_lookers, plain, score_clips
 from .observe import Observed, observe
 from .prints import PrintObserver
 from .records import PASSING, Clip, Failure, Span, Transition, Video, digest
+from .samples import VERSION as SAMPLES_VERSION
+from .samples import SampleConfig, SampleObserver, span_scores
+from .shot_network import WEIGHTS as SHOT_WEIGHTS
 from .shots import ShotConfig, ShotObserver, find_transitions, shots_between
 from .similarity import SimilarityConfig
 from .sources import Source, fetch
 from .stage import Refused, Stage, Unit, families, keys_of, legs_of
+from .text_area import TextConfig
 
 SCAN, SHOTS, CLIPS, SAMPLES = "scan", "shots", "clips", "samples"
 IDENTIFY = "identify"
@@ -41,6 +46,12 @@ class CurationConfig:
 
     shots: Annotated[ShotConfig, Field(description="How shots are found.")] = ShotConfig()
     clips: Annotated[ClipConfig, Field(description="How shots become clips.")] = ClipConfig()
+    samples: Annotated[SampleConfig, Field(description="How often motion and picture are looked at.")] = SampleConfig()
+    text: Annotated[TextConfig | None, Field(description="What finds text in frames; null looks for none.")] = None
+    buckets: Annotated[
+        Literal["linear", "empirical"],
+        Field(description="How motion becomes a bucket: by its speed, or by the share of clips that move less."),
+    ] = "linear"
     captions: Annotated[
         tuple[CaptionConfig, ...], Field(description="Networks that describe each clip; none by default.")
     ] = ()
@@ -56,26 +67,28 @@ class CurationConfig:
 @functools.lru_cache(maxsize=4)
 def stages_of(cfg: CurationConfig) -> tuple[Stage, ...]:
     """Every stage of one video, each after those that it depends on. Raises HubError where a network is not there."""
-    shots, clips = to_tree(cfg.shots), to_tree(cfg.clips)
-    lookers = (*local_lookers(), *network_lookers(cfg.captions, cfg.similarity))
+    shots, clips, samples = to_tree(cfg.shots), to_tree(cfg.clips), to_tree(cfg.samples)
+    weights = hashlib.sha256(SHOT_WEIGHTS.read_bytes()).hexdigest()[:12]
+    local, networks = local_lookers(cfg.text), network_lookers(cfg.captions, cfg.similarity)
     return (
-        Stage(SCAN, "1", shots["detector"], (), functools.partial(_scan, cfg)),
+        Stage(SCAN, f"1-{SAMPLES_VERSION}-{weights}", [shots["detector"], samples], (), functools.partial(_scan, cfg)),
         Stage(SHOTS, "1", shots, (SCAN,), functools.partial(_shots, cfg)),
         Stage(CLIPS, "1", clips, (SCAN, SHOTS), functools.partial(_clips, cfg)),
-        *(_looking(looker) for looker in lookers),
+        Stage(SAMPLES, SAMPLES_VERSION, None, (SCAN, CLIPS), _samples),
+        # Those without a network of somebody else's are cheap, and share one decode.
+        *(_looking(looker, local, "local") for looker in local),
+        *(_looking(looker, (looker,), "") for looker in networks),
     )
 
 
-def _looking(looker: Looker) -> Stage:
-    # Those without a network of their own are cheap, and share one decode.
-    own, family = (local_lookers(), "local") if looker in local_lookers() else ((looker,), "")
+def _looking(looker: Looker, own: Sequence[Looker], family: str) -> Stage:
     after = (CLIPS, *looker.hears)
     run = functools.partial(_score, own)
     return Stage(looker.name, looker.version, None, after, run, looker.needs, family)
 
 
 def _scan(cfg: CurationConfig, unit: Unit, folders: Mapping[str, Path]) -> None:
-    observed = observe(unit.path, [ShotObserver(cfg.shots), PrintObserver()])
+    observed = observe(unit.path, [ShotObserver(cfg.shots), SampleObserver(cfg.samples), PrintObserver()])
     columns = {"times_s": observed.times_s, "is_key": observed.is_key, "is_corrupt": observed.is_corrupt}
     arrays: dict[str, Any] = columns | dict(observed.columns)
     np.savez(folders[SCAN] / "scan.npz", **arrays)
@@ -107,10 +120,12 @@ def _clips(cfg: CurationConfig, unit: Unit, folders: Mapping[str, Path]) -> None
     observed = read_scan(unit.results[SCAN])
     shots, transitions = read_shots(unit.results[SHOTS])
     planned = plan_clips(shots, transitions, observed, cfg.clips)
-    video = read_video_record(unit.results[IDENTIFY], "")
-    clips, failures = cut_clips(unit.path, video, planned, observed, cfg.clips, folders[CLIPS])
+    clips, failures = cut_clips(unit.path, unit.video, planned, observed, cfg.clips, folders[CLIPS])
     if not planned:
         failures = [Failure("", CLIPS, "too_short", f"No shot lasts {cfg.clips.min_s:g} s.")]
+    passing = next((each for each in failures if each.reason in PASSING), None)
+    if passing is not None:
+        raise Refused(passing.reason, passing.detail)
     told = [dataclasses.replace(each, detail=_told(each.detail, unit.path)) for each in failures]
     write_json(folders[CLIPS] / "clips.json", {"clips": _trees(clips), "failures": _trees(told)})
 
@@ -120,6 +135,13 @@ def read_clips(folder: Path, source: str) -> tuple[list[Clip], list[Failure]]:
     found = read_json(folder / "clips.json")
     clips = [Clip(**(each | {"source": source})) for each in found["clips"]]
     return clips, [Failure(**(each | {"source": source})) for each in found["failures"]]
+
+
+def _samples(unit: Unit, folders: Mapping[str, Path]) -> None:
+    observed = read_scan(unit.results[SCAN])
+    clips, _ = read_clips(unit.results[CLIPS], "")
+    columns = {clip.id: plain(span_scores(observed, Span(clip.first, clip.last), unit.video)) for clip in clips}
+    write_json(folders[SAMPLES] / SCORES, {"columns": columns, "failures": []})
 
 
 def _score(lookers: Sequence[Looker], unit: Unit, folders: Mapping[str, Path]) -> None:
@@ -163,9 +185,18 @@ def versions_of(stages: Sequence[Stage]) -> dict[str, str]:
     return {stage.name: f"{stage.version}-{digest(stage.settings)[:12]}" for stage in stages if stage.name != STRIPS}
 
 
-def read_video_record(folder: Path, source: str) -> Video:
-    """What is known of a video."""
-    return Video(**(read_json(folder / "video.json") | {"source": source}))
+def identity(ledger: Ledger, source: Source) -> Video | Failure | None:
+    """What an earlier visit found a source to be, under the source's name; None where none did."""
+    found = ledger.noted(IDENTIFY, identity_key(source))
+    if found is None:
+        return None
+    record = Failure if "reason" in found else Video
+    return record(**(found | {"source": source.name}))
+
+
+def note_identity(ledger: Ledger, source: Source, found: Video | Failure) -> None:
+    """Keep what a source is."""
+    ledger.note(IDENTIFY, identity_key(source), dataclasses.asdict(found) | {"source": ""})
 
 
 def _trees(values: Sequence[Any]) -> list[dict[str, Any]]:
@@ -212,28 +243,21 @@ class Curator:
                 return Done(None, failures=(failure_of(error, step.source, IDENTIFY),))
 
     def _work(self, step: Step, stack: contextlib.ExitStack) -> Done:
-        ledger = Ledger(self.root)
         place = _Place(step.source, self.root, self.cfg.max_bytes, stack)
-        identity = identity_key(step.source)
-        if not ledger.has(IDENTIFY, identity):
-            found = identified(place.path, step.source, self.cfg.max_bytes)
-            if isinstance(found, Failure):
-                if found.reason not in PASSING:
-                    ledger.refuse(IDENTIFY, identity, found)
-                return Done(None, failures=(dataclasses.replace(found, source=step.source.name),))
-            with ledger.committing({IDENTIFY: identity}) as folders:
-                write_json(folders[IDENTIFY] / "video.json", dataclasses.asdict(found) | {"source": ""})
-        refusal = ledger.refusal(IDENTIFY, identity)
-        if refusal is not None:
-            return Done(None, failures=(dataclasses.replace(refusal, source=step.source.name),))
-        folder = ledger.folder(IDENTIFY, identity)
-        video = read_video_record(folder, step.source.name)
-        return self._through(step, video, place, ledger, {IDENTIFY: folder})
+        known = identity(Ledger(self.root), step.source)
+        if known is None:
+            known = identified(place.path, step.source, self.cfg.max_bytes)
+            if isinstance(known, Video) or known.reason not in PASSING:
+                note_identity(Ledger(self.root), step.source, known)
+        if isinstance(known, Failure):
+            return Done(None, failures=(known,))
+        return self._through(step, known, place)
 
-    def _through(self, step: Step, video: Video, place: _Place, ledger: Ledger, results: dict[str, Path]) -> Done:
-        stages = stages_of(self.cfg)
+    def _through(self, step: Step, video: Video, place: _Place) -> Done:
+        ledger, stages = Ledger(self.root), stages_of(self.cfg)
         keys = keys_of(stages, video.sha256)
-        results |= {name: ledger.folder(name, key) for name, key in keys.items()}
+        results = {name: ledger.folder(name, key) for name, key in keys.items()}
+        nameless = dataclasses.replace(video, source="")
         computed, failures = 0, []
         for family in families(legs_of(stages)[step.leg]):
             pending = [stage for stage in family if not ledger.has(stage.name, keys[stage.name])]
@@ -241,7 +265,7 @@ class Curator:
             if not pending or first_refusal(ledger, needed, keys):
                 continue
             computed += len(pending)
-            failure = self._compute(pending, Unit(place.path, video.sha256, results), keys, ledger)
+            failure = self._compute(pending, Unit(place.path, nameless, results), keys, step.source)
             if failure is not None:
                 failures.append(dataclasses.replace(failure, source=video.source))
                 break
@@ -250,11 +274,15 @@ class Curator:
             clips = len(read_clips(results[CLIPS], "")[0])
         return Done(video.sha256, video.duration_s, clips, computed, tuple(failures))
 
-    def _compute(self, pending: list[Stage], unit: Unit, keys: Mapping[str, str], ledger: Ledger) -> Failure | None:
+    def _compute(self, pending: list[Stage], unit: Unit, keys: Mapping[str, str], source: Source) -> Failure | None:
         """Run neighbours of one family; a failure that lasts is recorded, one that may pass is returned alone."""
+        ledger = Ledger(self.root)
         try:
             with ledger.committing({stage.name: keys[stage.name] for stage in pending}) as folders:
-                pending[0].run(unit, folders)
+                try:
+                    pending[0].run(unit, folders)
+                finally:
+                    check_unchanged(source)  # else another content would stand under this one's key
         except StillmotionError as error:
             failure = failure_of(error, Source("", str(unit.path)), pending[0].name)
             if failure.reason not in PASSING:
@@ -266,13 +294,12 @@ class Curator:
 
 def finished(curator: Curator, step: Step) -> Done | None:
     """What a visit would find already done, without any work; None where there is something to do."""
-    ledger, identity = Ledger(curator.root), identity_key(step.source)
-    if not ledger.has(IDENTIFY, identity):
+    ledger = Ledger(curator.root)
+    video = identity(ledger, step.source)
+    if video is None:
         return None
-    refusal = ledger.refusal(IDENTIFY, identity)
-    if refusal is not None:
-        return Done(None, failures=(dataclasses.replace(refusal, source=step.source.name),))
-    video = read_video_record(ledger.folder(IDENTIFY, identity), step.source.name)
+    if isinstance(video, Failure):
+        return Done(None, failures=(video,))
     stages = stages_of(curator.cfg)
     keys = keys_of(stages, video.sha256)
     refusal = first_refusal(ledger, list(keys), keys)
@@ -311,9 +338,23 @@ def identity_key(source: Source) -> str:
 def identified(path: Path, source: Source, max_bytes: int) -> Video | Failure:
     """What a file is, or why it is none that can be curated."""
     found = identify(path, source.name, max_bytes)
+    if not isinstance(found, Failure):
+        check_unchanged(source)
     if isinstance(found, Failure):
         return dataclasses.replace(found, detail=_told(found.detail, path))
     return found
+
+
+def check_unchanged(source: Source) -> None:
+    """Raise Refused unless a local file is what it was when it was listed."""
+    if source.is_remote or source.bytes is None:
+        return
+    try:
+        status = Path(source.place).stat()
+    except OSError:
+        raise Refused("missing", "The file is not there any more.") from None
+    if (status.st_size, f"{status.st_mtime_ns}") != (source.bytes, source.stamp):
+        raise Refused("changed", "The file changed while it was worked on; expected one that rests.")
 
 
 def failure_of(error: StillmotionError, source: Source, stage: str) -> Failure:

@@ -13,7 +13,7 @@ from ..files import atomic_path
 from .charts import histogram, matrix, rank_correlation
 from .manifest import Manifest, Row, is_number
 from .records import REASONS, Failure, Video
-from .thresholds import AXES, Cut, View, column_of, retention
+from .thresholds import AXES, DUPLICATE, Cut, View, column_of, retention
 
 AROUND = 4  # clips on each side of a threshold
 EXAMPLES = 6  # clips for each reason
@@ -43,11 +43,11 @@ th,td{border-bottom:1px solid var(--line);padding:.35rem .6rem;text-align:left;v
 overflow-wrap:anywhere}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}.wide{overflow-x:auto}
 .matrix{width:auto;font-size:12px}
-.matrix td{text-align:center;font-variant-numeric:tabular-nums;padding:.3rem .45rem}
+.matrix td{white-space:nowrap;text-align:center;font-variant-numeric:tabular-nums;padding:.3rem .45rem}
 .matrix th{border:0;font-weight:500;overflow-wrap:normal;white-space:nowrap}
 .matrix tr:first-child th{vertical-align:bottom}
 .matrix tr:first-child span{writing-mode:vertical-rl;transform:rotate(180deg)}
-.strips{display:grid;gap:.9rem;grid-template-columns:repeat(auto-fill,minmax(340px,1fr))}
+.strips{display:grid;gap:.9rem;grid-template-columns:repeat(auto-fill,minmax(430px,1fr))}
 figure{margin:0;min-width:0}
 figure img{width:100%;display:block;border-radius:8px;border:1px solid var(--line);background:#0004}
 figcaption{font-size:12.5px;margin-top:.25rem;overflow-wrap:anywhere}
@@ -107,6 +107,13 @@ def _head(reported: Reported) -> str:
 def _retention(reported: Reported) -> str:
     kept = retention(reported.view, len(reported.manifest.rows))
     rows = [_retention_row(cut, kept["rules"][cut.rule.name]) for cut in reported.view.cuts]
+    twins = sum(DUPLICATE in reasons for reasons in reported.view.dropped.values())
+    if twins:
+        share = 1 - twins / len(reported.manifest.rows)
+        rows.append(
+            f'<tr><td>near-duplicates</td><td>{_bar(share)}</td><td class="n">{share:.1%}</td>'
+            f'<td class="n">{twins:,}</td><td class="n"></td><td class="n"></td></tr>'
+        )
     rows.append(
         f'<tr><td><b>together</b></td><td>{_bar(kept["together"])}</td><td class="n"><b>{kept["together"]:.1%}</b></td>'
         f'<td class="n">{len(reported.view.dropped):,}</td><td class="n"></td><td class="n"></td></tr>'
@@ -153,13 +160,13 @@ def _histograms(reported: Reported) -> str:
 
 
 def _cuts_of(axis: str, reported: Reported) -> list[Cut]:
-    axes = reported.manifest.axes
-    return [cut for cut in reported.view.cuts if column_of(cut.rule.column, axes) == axis]
+    known = reported.manifest.measures
+    return [cut for cut in reported.view.cuts if column_of(cut.rule.column, known) == axis]
 
 
 def _correlation(reported: Reported) -> str:
     manifest = reported.manifest
-    axes = manifest.axes[:MAX_AXES]
+    axes = [axis for axis in manifest.axes if _varies(manifest.rows, axis)][:MAX_AXES]
     if len(axes) < 2 or len(manifest.rows) < 3:
         return ""
     values = [[_correlated(manifest.rows, one, other) for other in axes] for one in axes]
@@ -167,6 +174,10 @@ def _correlation(reported: Reported) -> str:
         "<h2>How scores go together</h2><p>Spearman's rank correlation over the clips that have both values. Two "
         f"filters on axes that go together drop the same clips.</p>{matrix(axes, values)}"
     )
+
+
+def _varies(rows: Sequence[Row], axis: str) -> bool:
+    return len({row[axis] for row in rows if is_number(row.get(axis))}) > 1
 
 
 def _correlated(rows: Sequence[Row], one: str, other: str) -> float | None:
@@ -177,7 +188,7 @@ def _correlated(rows: Sequence[Row], one: str, other: str) -> float | None:
 def _borders(reported: Reported) -> str:
     found = []
     for cut in reported.view.cuts:
-        column = column_of(cut.rule.column, reported.manifest.axes)
+        column = column_of(cut.rule.column, reported.manifest.measures)
         if cut.border is None or not cut.having:
             continue
         rows = [row for row in reported.manifest.rows if is_number(row.get(column))]
@@ -210,8 +221,8 @@ def _examples(reported: Reported) -> str:
 
 
 def _columns_of(rule: str, reported: Reported) -> tuple[str, ...]:
-    axes = reported.manifest.axes
-    return tuple(column_of(cut.rule.column, axes) for cut in reported.view.cuts if cut.rule.name == rule)
+    known = reported.manifest.measures
+    return tuple(column_of(cut.rule.column, known) for cut in reported.view.cuts if cut.rule.name == rule)
 
 
 def _motion(reported: Reported) -> str:
@@ -237,10 +248,10 @@ def _strip(row: Row, reported: Reported, columns: Sequence[str]) -> str:
     path = reported.strip_of(row)
     data = base64.b64encode(path.read_bytes()).decode() if path.is_file() else ""
     image = f'<img alt="" src="data:image/jpeg;base64,{data}">' if data else '<div class="card soft">no picture</div>'
-    values = ", ".join(f"{name} {row[name]:.4g}" for name in columns if is_number(row.get(name)))
-    state = "" if row["id"] not in reported.view.dropped else ", dropped"
+    notes = [f"{name} {row[name]:.4g}" for name in columns if is_number(row.get(name))]
+    notes += ["dropped"] * (row["id"] in reported.view.dropped)
     where = f"{html.escape(row['source'])} at {row['start_s']:.1f} s, {row['duration_s']:.1f} s long"
-    return f"<figure>{image}<figcaption><b>{html.escape(values)}{state}</b><br>{where}</figcaption></figure>"
+    return f"<figure>{image}<figcaption><b>{html.escape(', '.join(notes))}</b><br>{where}</figcaption></figure>"
 
 
 def _failures(reported: Reported) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -24,6 +24,7 @@ class Look:
     captions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
+@runtime_checkable
 class Scorer(Protocol):
     """A pure function of a clip, named and versioned: both stand in the manifest beside its columns."""
 

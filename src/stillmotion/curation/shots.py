@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from pydantic import Field
 
 from ..config import CHOICE, config
@@ -17,7 +17,7 @@ from .observe import Observed
 from .records import Span, Transition, TransitionKind
 from .shot_features import HALO, features
 from .shot_network import load_shot_network
-from .thumbnails import thumbnail
+from .thumbnails import sketch, thumbnail
 
 FEATURE_BLOCK, NETWORK_BLOCK = 192, 2048  # frames at once
 KINDS: tuple[TransitionKind, ...] = ("dissolve", "fade", "wipe")
@@ -31,13 +31,17 @@ class OnePass:
     kind: Literal["one-pass"] = "one-pass"
     # From these probabilities on there is a cut, or a gradual transition.
     cut: Share = 0.5
-    gradual: Share = 0.5
+    gradual: Share = 0.7
     # A gradual transition reaches as far as its probability stays above this.
-    edge: Share = 0.3
+    edge: Share = 0.1
     # Fewer frames are no gradual transition.
     min_frames: Annotated[int, Field(ge=1)] = 4
     # Frames that the interval of a gradual transition is widened by at each end.
     margin: Annotated[int, Field(ge=0)] = 1
+    # Transitions with fewer frames between them are one, unless both are cuts.
+    min_shot: Annotated[int, Field(ge=0)] = 6
+    # Where at least this share of the picture is the same before, within and after, the light changed and not the shot.
+    same: Share = 0.7
 
 
 @config
@@ -51,12 +55,13 @@ DEFAULT = ShotConfig()
 
 
 class ShotObserver:
-    """Watches every frame and keeps four numbers of each, whatever the length of the video."""
+    """Watches every frame and keeps four numbers and a sketch of 72 bytes of each, whatever the length of the video."""
 
     def __init__(self, cfg: ShotConfig = DEFAULT) -> None:
         self._found: Mapping[str, Float[np.ndarray, " n"]] | None = None
         self._content = ContentSteps(cfg.detector) if isinstance(cfg.detector, Cascade) else None
         self._features = _Sliding(features, HALO, FEATURE_BLOCK)
+        self._sketches: list[UInt8[np.ndarray, " c"]] = []
         self._network = _Sliding(_probabilities, load_shot_network().halo, NETWORK_BLOCK)
 
     def see(self, sight: Sight) -> None:
@@ -67,11 +72,12 @@ class ShotObserver:
             return
         for block in self._features.add(row[None]):
             self._network.collect(block)
+        self._sketches.append(sketch(row))
 
     def columns(self) -> Mapping[str, Float[np.ndarray, " n"]]:
         """The probabilities of a cut before each frame and of each frame's being in a dissolve, a fade or a wipe.
 
-        For a cascade the changes of content at each of its rates.
+        Beside them a sketch of each frame. For a cascade the changes of content at each of its rates.
         """
         if self._found is None:
             self._found = self._content.columns() if self._content is not None else self._probable()
@@ -81,7 +87,8 @@ class ShotObserver:
         for block in self._features.finish():
             self._network.collect(block)
         found = self._network.collected()
-        return {f"shots.{name}": found[:, k] for k, name in enumerate(("cut", *KINDS))}
+        columns = {f"shots.{name}": found[:, k] for k, name in enumerate(("cut", *KINDS))}
+        return {**columns, "shots.sketch": np.stack(self._sketches)}
 
 
 class _Sliding:
@@ -136,10 +143,12 @@ def find_transitions(observed: Observed, cfg: ShotConfig = DEFAULT) -> tuple[Tra
     if isinstance(cfg.detector, Cascade):
         return find_cascade(observed.columns, cfg.detector)
     gradual = np.stack([observed.columns[f"shots.{kind}"] for kind in KINDS], axis=1)
-    found = list(_gradual(gradual, cfg.detector))
+    sketches = observed.columns["shots.sketch"]
+    whole = _apart(list(_gradual(gradual, cfg.detector)), cfg.detector.min_shot)
+    found = [each for each in whole if not is_same_place(sketches, each, cfg.detector.same)]
     cuts = _cuts(observed.columns["shots.cut"], cfg.detector.cut)
     free = [cut for cut in cuts if not any(_touch(cut, each) for each in found)]
-    return tuple(_apart(sorted([*found, *free], key=lambda each: each.before)))
+    return tuple(_apart(sorted([*found, *free], key=lambda each: each.before), cfg.detector.min_shot))
 
 
 def _cuts(probability: Float[np.ndarray, " n"], threshold: float) -> Iterator[Transition]:
@@ -173,13 +182,32 @@ def _touch(one: Transition, other: Transition) -> bool:
     return one.before <= other.after and other.before <= one.after
 
 
-def _apart(transitions: Sequence[Transition]) -> Iterator[Transition]:
-    """Transitions that overlap become one, of the longer one's kind."""
+def is_same_place(sketches: UInt8[np.ndarray, "n c"], found: Transition, share: float) -> bool:
+    """Whether most of the picture is the same, but for its light, on both sides of a transition and in its middle.
+
+    A camera that measures the light anew changes everything a little, and what passes before it changes a part; both
+    together look much like a fade.
+    """
+    places = np.clip([found.before - 1, (found.before + found.after) // 2, found.after + 1], 0, len(sketches) - 1)
+    before, middle, after = sketches[places].astype(np.float32)
+    detail = max(before.std(), after.std())
+    tolerance = max(3.0, 0.25 * detail)
+    if min(before.std(), middle.std(), after.std()) < 1:
+        return False  # one flat colour is not a place
+    for one, other in ((before, middle), (before, after), (middle, after)):
+        change = other - one
+        if np.mean(np.abs(change - np.median(change)) <= tolerance) < share:
+            return False
+    return True
+
+
+def _apart(transitions: Sequence[Transition], min_shot: int) -> Iterator[Transition]:
+    """Transitions that overlap or leave no shot between them become one, of the longer one's kind."""
     current: Transition | None = None
     for each in transitions:
         if current is None:
             current = each
-        elif each.before < current.after:
+        elif each.before - current.after + 1 < (min_shot if {current.kind, each.kind} != {"cut"} else 1):
             longer = max(current, each, key=lambda one: one.after - one.before)
             confidence = max(current.confidence, each.confidence)
             current = Transition(longer.kind, current.before, max(current.after, each.after), confidence)

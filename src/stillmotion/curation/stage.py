@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StillmotionError
-from .records import digest
+from .records import Video, digest
 
 
 class Refused(StillmotionError):
@@ -33,10 +33,10 @@ ONE_CORE = Needs()
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Unit:
-    """One video's turn: its file on this machine, its content's sha256, and the folders of the results so far."""
+    """One video's turn: its file on this machine, what is known of it (without a name), the results so far."""
 
     path: Path
-    sha256: str
+    video: Video
     results: Mapping[str, Path]
 
 

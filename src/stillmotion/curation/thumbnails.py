@@ -48,6 +48,12 @@ def thumbnail(sight: Sight) -> UInt8[np.ndarray, " n"]:
     return row
 
 
+def sketch(row: UInt8[np.ndarray, " n"]) -> UInt8[np.ndarray, "72"]:
+    """Brightness in 9 rows of 8 cells, from a thumbnail."""
+    luma = row[:LUMA_BYTES].reshape(LUMA_PX[1], LUMA_PX[0])
+    return cv2.resize(luma, (8, 9), interpolation=cv2.INTER_AREA).ravel()
+
+
 def _packed(plane: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
     """The same plane with its pixels side by side, which OpenCV wants; where blue and red interleave it is copied."""
     return plane if plane.strides[1] == 1 else np.ascontiguousarray(plane)

@@ -57,15 +57,22 @@ def decoded(path: Path, frames: FrameMap, spans: Sequence[tuple[int, int]]) -> I
             if not pending:
                 continue
             packet.opaque = place
-            for frame in _decoded_packet(packet):
-                numbers = numbers_at.get(cast(int, frame.opaque), [])
-                if numbers and numbers[0] in pending:
-                    pending.remove(numbers[0])
-                    yield numbers.pop(0), frame
+            yield from _wanted(_decoded_packet(packet), numbers_at, pending)
             if not pending and not starts:
                 return
             if not pending:
                 stream.codec_context.flush_buffers()
+
+
+def _wanted(
+    found: list[av.VideoFrame], numbers_at: dict[int, list[int]], pending: set[int]
+) -> Iterator[tuple[int, av.VideoFrame]]:
+    """The frames that somebody waits for; `numbers_at` has those of each packet, and loses what is handed on."""
+    for frame in found:
+        numbers = numbers_at.get(cast(int, frame.opaque), [])
+        if numbers and numbers[0] in pending:
+            pending.remove(numbers[0])
+            yield numbers.pop(0), frame
 
 
 def _decoded_packet(packet: av.Packet[av.VideoStream]) -> list[av.VideoFrame]:

@@ -31,8 +31,8 @@ from .image_to_video import VideoSettings, guided_denoiser
 # What the first generation of a process makes resident beside tensors and kernels, whatever its size: pages of torch's
 # and oneDNN's code, and buffers of threads. Measured with a model of 9 MB: 26 MB of code, 4 MB of heap.
 RUNTIME_BYTES = 30 * 10**6
-# Decoding by bands leaves room between live blocks of the C library's heap, which holds what is below 32 MB: 20 to
-# 60 MB, whatever the size of the video, since bands have one size.
+# Decoding leaves room between live blocks of the C library's heap, which holds what is below 32 MB: 20 to 60 MB by
+# bands, whatever the size of the video, since bands have one size.
 HEAP_BYTES = 35 * 10**6
 # What the decoder compiles: its convolutions in each of four sizes, counted as by `models.memory`.
 DECODER_KERNELS = 24
@@ -291,9 +291,8 @@ def _beside(load: Workload, placement: Placement, stage: str) -> int:
         return 0
     if stage != "decode":
         return RUNTIME_BYTES
-    is_banded = load.video.chunked == "exact"
     kernels = _denoising_counts(load, placement).kept_bytes + DECODER_KERNELS * KERNEL_BYTES
-    return RUNTIME_BYTES + kernels + HEAP_BYTES * is_banded
+    return RUNTIME_BYTES + kernels + HEAP_BYTES
 
 
 def _resident(load: Workload, placement: Placement, network: str) -> int:

@@ -14,6 +14,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from ..config import checked, config, dump, load
+from ..curation.buckets import FILE as BUCKETS
+from ..curation.buckets import save_buckets
 from ..curation.collect import Collected, clip_files, collect, strip_files
 from ..curation.execute import Crew, EngineName, Lost, run_here, run_local, run_on_ray
 from ..curation.ledger import Ledger, locked, write_json
@@ -40,6 +42,7 @@ WORK, SETTINGS, SOURCES = "work", "curate.yaml", "sources.json"
 VIEWS, SHARDS, IDS = "views", "shards", "ids.txt"
 DEFAULT_VIEW = "default"
 REPORT = "report.html"
+WORTH_WAITING = 1 << 16  # bytes; smaller files are worked on at once, be they the same or not
 
 
 @config
@@ -57,10 +60,10 @@ class RunSettings:
 
     source: Annotated[str, Field(description="A folder, a list of paths or addresses, a video, or an address.")]
     output: Annotated[Path, Field(description="The folder to write; a run that was stopped goes on there.")]
-    config: Annotated[tuple[Path, ...], Field(description="YAML files of settings, merged in order.")] = ()
+    config: Annotated[tuple[Path, ...] | None, Field(description="YAML files of settings, merged in order.")] = None
     set: Annotated[
-        tuple[str, ...], Field(description="A single setting, as curation.clips.min_s=4.", title="KEY=VALUE")
-    ] = ()
+        tuple[str, ...] | None, Field(description="A single setting, as curation.clips.min_s=4.", title="KEY=VALUE")
+    ] = None
     engine: Annotated[EngineName, Field(description="Processes of this machine, or a Ray cluster.")] = "local"
     workers: Annotated[
         int | None,
@@ -173,7 +176,7 @@ def planned(settings: RunSettings) -> Found:
 
 def config_of(settings: RunSettings) -> CurateConfig:
     """The configuration that files and single settings give. Raises ConfigError."""
-    return load(CurateConfig, settings.config, settings.set)
+    return load(CurateConfig, settings.config or (), settings.set or ())
 
 
 def _check_places(settings: RunSettings, found: Found) -> None:
@@ -185,9 +188,7 @@ def _check_places(settings: RunSettings, found: Found) -> None:
     if "://" not in settings.source and local.is_dir():
         inside = local.resolve()
         if inside == output.resolve() or output.resolve() in inside.parents:
-            raise UsageError(
-                f"{settings.source} lies in {output}, which results are written to; expected another folder."
-            )
+            raise UsageError(f"{settings.source} lies in {output}, where results go; expected another folder.")
     if not found.sources:
         beside = f" but {found.beside} files that are no videos by their names" if found.beside else ""
         raise UsageError(f"{settings.source} holds nothing{beside}; expected at least one video.")
@@ -217,8 +218,8 @@ class _Feed:
                 yield None
                 continue
             self._waiting.remove(source)
-            if source.bytes:
-                self._sizes.add(source.bytes)
+            if (source.bytes or 0) >= WORTH_WAITING:
+                self._sizes.add(source.bytes or 0)
             yield Step(source, self._leg)
 
     def free(self, source: Source) -> None:
@@ -309,7 +310,8 @@ def _publish(output: Path, cfg: CurateConfig, collected: Collected) -> tuple[lis
     write_videos(output / VIDEOS, collected.videos)
     write_failures(output / FAILURES, collected.failures)
     write_manifest(output / MANIFEST, manifest)
-    view = take_view(manifest.rows, manifest.axes, cfg.view)
+    save_buckets(collected.buckets, output / BUCKETS)
+    view = take_view(manifest.rows, manifest.measures, cfg.view)
     write_view(output / VIEWS / DEFAULT_VIEW, manifest, view, cfg.view)
     kept = set(view.kept)
     rows = [row for row in manifest.rows if row["id"] in kept]

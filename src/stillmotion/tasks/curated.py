@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from ..config import checked, config, load
+from ..curation.buckets import LinearBuckets, load_buckets, speed_of
 from ..curation.collect import clip_files, strip_files
 from ..curation.ledger import holder, read_json
 from ..curation.manifest import FAILURES, MANIFEST, VIDEOS, Manifest, read_manifest, read_rows
@@ -50,9 +52,9 @@ class FilterSettings:
 
     output: Annotated[Path, Field(description="The folder that `curate run` wrote.")]
     drop: Annotated[
-        tuple[str, ...],
+        tuple[str, ...] | None,
         Field(description="motion=0.25, COLUMN=high:0.1, COLUMN<VALUE or COLUMN>VALUE; none for the paper's shares."),
-    ] = ()
+    ] = None
     name: Annotated[str, Field(description="What the view is called; it lies in views/NAME.", min_length=1)] = (
         "filtered"
     )
@@ -61,6 +63,27 @@ class FilterSettings:
     duplicates: Annotated[bool, Field(description="Keep near-duplicates.")] = False
     shards: Annotated[bool, Field(description="Pack the clips of the view, too.")] = False
     json: Annotated[bool, Field(description="Print one JSON object.")] = False
+
+
+@config
+class BucketSettings:
+    """Say which motion bucket a video is in: what `--motion-bucket` of a generation like it would be."""
+
+    files: Annotated[tuple[Path, ...], Field(description="The videos to look at.", min_length=1)]
+    mapping: Annotated[
+        Path | None, Field(description="A curated folder, or a model's, whose mapping is asked; else the linear one.")
+    ] = None
+    json: Annotated[bool, Field(description="Print one JSON object a video.")] = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Bucketed:
+    """A video's motion in frame heights a second and its bucket, or the reason why it has none."""
+
+    path: Path
+    speed: float | None = None
+    bucket: int | None = None
+    error: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -127,7 +150,7 @@ def report_again(settings: ReportSettings) -> Path:
     output = settings.output
     cfg, _ = _remembered(output)
     manifest = read_manifest(output / MANIFEST)
-    view = take_view(manifest.rows, manifest.axes, cfg.view)
+    view = take_view(manifest.rows, manifest.measures, cfg.view)
     if settings.view is not None:
         view = _named_view(output, settings.view, manifest)
     videos = [Video(**row) for row in read_rows(output / VIDEOS)]
@@ -141,7 +164,7 @@ def report_again(settings: ReportSettings) -> Path:
 def filter_clips(settings: FilterSettings) -> Filtered:
     """Write a view. Raises UsageError for rules and names that cannot be, StillmotionError where nothing is kept."""
     settings = checked(settings)
-    rules = tuple(parse_rule(text) for text in settings.drop) or None
+    rules = tuple(parse_rule(text) for text in settings.drop or ()) or None
     _check_name(settings.name)
     output = settings.output
     cfg, _ = _remembered(output)
@@ -153,7 +176,7 @@ def filter_clips(settings: FilterSettings) -> Filtered:
         missing="drop" if settings.drop_missing else "keep",
         duplicates=settings.duplicates,
     )
-    view = take_view(manifest.rows, manifest.axes, asked)
+    view = take_view(manifest.rows, manifest.measures, asked)
     if not view.kept:
         rules = ", ".join(cut.rule.name for cut in view.cuts) or "no rule"
         raise StillmotionError(
@@ -169,6 +192,19 @@ def filter_clips(settings: FilterSettings) -> Filtered:
     return Filtered(folder, view, len(manifest.rows), tuple(shards))
 
 
+def find_buckets(settings: BucketSettings) -> Iterator[Bucketed]:
+    """The bucket of each video in turn; one that cannot be read stops no other. Raises UsageError for the mapping."""
+    settings = checked(settings)
+    mapping = LinearBuckets() if settings.mapping is None else load_buckets(settings.mapping)
+    for path in settings.files:
+        try:
+            speed = speed_of(path)
+        except StillmotionError as error:
+            yield Bucketed(path, error=str(error))
+        else:
+            yield Bucketed(path, speed, mapping.bucket(speed))
+
+
 def _check_name(name: str) -> None:
     if set(name.lower()) - set(NAMES):
         raise UsageError(f"the view is called {name!r}; expected letters, digits, - and _ alone.")
@@ -179,7 +215,7 @@ def _named_view(output: Path, name: str, manifest: Manifest) -> View:
     path = output / VIEWS / name / SETTINGS
     if not path.is_file():
         raise UsageError(f"{output} has no view {name}; expected one that `stillmotion curate filter` wrote.")
-    return take_view(manifest.rows, manifest.axes, load(ViewConfig, [path]))
+    return take_view(manifest.rows, manifest.measures, load(ViewConfig, [path]))
 
 
 def _remembered(output: Path) -> tuple[CurateConfig, list[Source]]:

@@ -110,8 +110,11 @@ def draw_edit(cfg: EditConfig, seed: int, photographs: Sequence[Picture] = ()) -
     canvas = draw_canvas(rng, photographs, size)
     for number in range(cfg.shots):
         # Every eighth shot or so shows the place of the one before, as a jump cut or an answering shot does.
-        if rng.random() > 0.12 or canvas.max() == canvas.min():
+        if rng.random() > 0.12 or _is_flat(canvas):
+            previous = canvas
             canvas = draw_canvas(rng, photographs, size)
+            while _is_flat(canvas) and _is_flat(previous):  # nobody could see the cut
+                canvas = draw_canvas(rng, photographs, size)
         length = max(10, round(rng.uniform(*cfg.shot_s) * fps))
         shot = draw_shot(rng, canvas, length, fps, hold)
         while shots and shots[-1].canvas is canvas and _distance(shots[-1], shot) < JUMP:
@@ -127,10 +130,14 @@ def draw_edit(cfg: EditConfig, seed: int, photographs: Sequence[Picture] = ()) -
         joins=joins,
         starts=tuple(starts),
         times=_times(rng, place, fps, rng.random() < cfg.uneven),
-        grain=make_grain(rng, rng.uniform(1, 5)) if rng.random() < 0.5 else None,
+        grain=make_grain(rng, rng.uniform(1, 5), size) if rng.random() < 0.5 else None,
         bars=_bars(rng, cfg),
         stream=_stream(rng, cfg),
     )
+
+
+def _is_flat(canvas: Picture) -> bool:
+    return canvas.max() == canvas.min()
 
 
 def _distance(old: Shot, new: Shot) -> float:

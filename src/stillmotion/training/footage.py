@@ -24,7 +24,7 @@ CAMERAS = {"still": 0.2, "drift": 0.22, "pan": 0.18, "whip": 0.08, "zoom": 0.12,
 KINDS = (0.38, 0.28, 0.17, 0.07, 0.04, 0.06)
 WORDS = ("the", "light", "moved", "over", "every", "quiet", "hill", "nobody", "said", "why", "it", "came", "so", "late")
 CANVAS_PX = (320, 200)  # leaves are painted at this size at most, then enlarged
-GRAIN_PX = 1024
+GRAIN_ROOM = 64  # pixels by which the grain is moved, at most
 GRAIN_LEVEL = np.array((12.0, 12.0, 12.0, 0.0))  # as OpenCV takes a colour
 LAYERS = (1.0, 0.7, 0.35)  # large things are not of one colour
 
@@ -244,7 +244,7 @@ def render(shot: Shot, number: int, size: tuple[int, int], grain: Picture | None
     for caption in shot.captions:
         picture = _with_caption(picture, caption, number)
     if grain is not None:
-        y, x = dice.integers(0, GRAIN_PX - size[1]), dice.integers(0, GRAIN_PX - size[0])
+        y, x = dice.integers(0, GRAIN_ROOM + 1, 2)
         picture = cv2.subtract(cv2.add(picture, grain[y : y + size[1], x : x + size[0]]), GRAIN_LEVEL)
     if (rows := round(shot.bars[at] * size[1])) > 0:
         picture[:rows] = 0
@@ -252,9 +252,10 @@ def render(shot: Shot, number: int, size: tuple[int, int], grain: Picture | None
     return picture
 
 
-def make_grain(rng: np.random.Generator, deviation: float) -> Picture:
+def make_grain(rng: np.random.Generator, deviation: float, size: tuple[int, int]) -> Picture:
     """Grain around 12, which `render` takes away again."""
-    noise = rng.normal(12, deviation, (GRAIN_PX, GRAIN_PX, 1)) + rng.normal(0, deviation / 4, (GRAIN_PX, GRAIN_PX, 3))
+    shape = (size[1] + GRAIN_ROOM, size[0] + GRAIN_ROOM)
+    noise = rng.normal(12, deviation, (*shape, 1)) + rng.normal(0, deviation / 4, (*shape, 3))
     return noise.clip(0, 24).astype(np.uint8)
 
 

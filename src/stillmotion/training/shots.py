@@ -110,7 +110,7 @@ def fit(cfg: ShotTraining, examples: Sequence[Example], watch: Watch = unwatched
 
 
 def _schedule(steps: int) -> Callable[[int], float]:
-    return lambda step: min(1.0, (step + 1) / 50) * (0.5 + 0.5 * float(np.cos(np.pi * step / steps))) + 0.003
+    return lambda step: min(1.0, (step + 1) / 50) * (0.5 + 0.5 * float(np.cos(np.pi * step / max(1, steps)))) + 0.003
 
 
 def _batches(

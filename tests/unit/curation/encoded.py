@@ -11,6 +11,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.container.core import Flags
 from av.error import FFmpegError
 
 from stillmotion.media.scan import opened, video_stream
@@ -161,6 +162,7 @@ def write(path: Path, source: Source, frames: int = FRAMES, seed: int = 5) -> No
     time_base = TICKS if source.is_vfr else Fraction(1, 25)
     ticks = np.cumsum(steps) - steps[0] if source.is_vfr else np.arange(frames)
     with av.open(f"file:{path}", "w", container_options=source.container) as container:
+        container.flags |= Flags.bitexact.value  # Matroska would draw numbers at random
         stream = container.add_stream(source.encoder, rate=25, options=source.options)
         context = stream.codec_context
         (context.width, context.height), context.pix_fmt = source.size, source.pixel_format

@@ -20,7 +20,9 @@ from stillmotion.training.edits import EditConfig, draw_edit, write_edit
 
 
 def observed(frames: int, **columns: np.ndarray) -> Observed:
-    empty = {f"shots.{name}": np.zeros(frames, np.float32) for name in ("cut", *KINDS)}
+    empty: dict[str, np.ndarray] = {f"shots.{name}": np.zeros(frames, np.float32) for name in ("cut", *KINDS)}
+    # Every frame of noise of its own: nowhere is the place the same.
+    empty["shots.sketch"] = np.random.default_rng(0).integers(0, 256, (frames, 72)).astype(np.uint8)
     no = np.zeros(frames, bool)
     return Observed(np.arange(frames) / 25, no, no, empty | {f"shots.{name}": each for name, each in columns.items()})
 
@@ -51,6 +53,23 @@ def test_a_cut_within_a_fade_belongs_to_it() -> None:
 def test_intervals_stay_within_the_video() -> None:
     found = find_transitions(observed(30, fade=np.ones(30, np.float32)))
     assert (found[0].before, found[0].after) == (0, 29)
+
+
+def test_a_change_of_light_is_no_fade() -> None:
+    place = np.random.default_rng(1).integers(50, 150, 72)
+    light = np.concatenate([np.zeros(25), np.linspace(0, 60, 10), np.full(25, 60)])
+    sketches = np.clip(place + light[:, None], 0, 255).astype(np.uint8)
+    given = {"fade": probability(60, 25, 35), "sketch": sketches}
+    assert find_transitions(observed(60, **given)) == ()
+    sketches[36:] = 255 - sketches[36:]
+    assert len(find_transitions(observed(60, **given))) == 1
+
+
+def test_transitions_without_a_shot_between_are_one() -> None:
+    found = find_transitions(observed(80, cut=probability(80, 20, 20), fade=probability(80, 26, 40)))
+    assert [(each.kind, each.before, each.after) for each in found] == [("fade", 19, 42)]
+    cuts = find_transitions(observed(80, cut=probability(80, 20, 20) + probability(80, 23, 23)))
+    assert [each.after for each in cuts] == [20, 23]
 
 
 def test_nothing_is_before_the_first_frame() -> None:
@@ -116,7 +135,7 @@ def test_every_length_gives_a_number_a_frame(tmp_path: Path) -> None:
 
 
 def test_transitions_of_a_generated_video_are_found(tmp_path: Path) -> None:
-    edit = draw_edit(EditConfig(width=256, height=144, shots=10, shot_s=(1.0, 2.0), fps=(25.0,)), 70_001)
+    edit = draw_edit(EditConfig(width=160, height=90, shots=8, shot_s=(0.8, 1.4), fps=(25.0,)), 70_001)
     path = tmp_path / "edit.mp4"
     truth = write_edit(path, edit)
     found = find_transitions(observe(path, [ShotObserver()]))
@@ -128,7 +147,7 @@ def test_transitions_of_a_generated_video_are_found(tmp_path: Path) -> None:
 def test_the_cascade_finds_cuts_at_each_rate(tmp_path: Path) -> None:
     cfg = ShotConfig(detector=Cascade())
     weights = (1.0, 0.0, 0.0, 0.0)
-    edit = draw_edit(EditConfig(width=256, height=144, shots=6, weights=weights, fps=(25.0,)), 70_002)
+    edit = draw_edit(EditConfig(width=160, height=90, shots=5, shot_s=(0.8, 1.4), weights=weights, fps=(25.0,)), 70_002)
     path = tmp_path / "cuts.mp4"
     truth = write_edit(path, edit)
     found = observe(path, [ShotObserver(cfg)])
@@ -145,3 +164,19 @@ def test_agreement_counts() -> None:
     # 0 to 10 holds the cut, 11 to 24 and 25 to 40 parts of the dissolve, 41 to 69 the wipe.
     assert (agreed.clips, agreed.mixed_clips, agreed.lost_frames) == (4, 4, 0)
     assert (agreed + agreed).truth == {"cut": 2, "dissolve": 2, "wipe": 2}
+
+
+@pytest.mark.slow
+def test_figures_of_held_out_videos(tmp_path: Path) -> None:
+    """A small version of benchmarks/curation_shots.py: the same seeds, smaller frames and shorter shots."""
+    total = None
+    for seed in (90_000, 90_001):
+        edit = draw_edit(EditConfig(width=320, height=180, shots=16, shot_s=(1.0, 2.0), fps=(25.0,)), seed)
+        path = tmp_path / f"{seed}.mp4"
+        truth = write_edit(path, edit)
+        found = find_transitions(observe(path, [ShotObserver()]))
+        each = agreement(found, truth, edit.frames, edit.flashes)
+        total = each if total is None else total + each
+    assert total is not None
+    assert total.f1 >= 0.85
+    assert total.flash_cuts <= 0.1 * total.flashes

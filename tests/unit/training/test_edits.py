@@ -51,7 +51,9 @@ def test_outside_transitions_a_frame_shows_one_shot() -> None:
     changes = np.flatnonzero(np.abs(np.diff(frames, axis=0)).max(axis=(1, 2, 3)) > 0)
     inside = {number for each in edit.transitions for number in range(each.before, each.after)}
     assert set(changes) <= inside
-    assert all(any(each.before <= number < each.after for number in changes) for each in edit.transitions)
+    for each, old, new in zip(edit.transitions, still, still[1:], strict=False):
+        is_seen = any(each.before <= number < each.after for number in changes)
+        assert is_seen or old.canvas is new.canvas  # a jump within one place, which a camera at rest does not make
 
 
 @pytest.mark.parametrize("step", [0, 4, 8])

@@ -1,0 +1,202 @@
+"""What a pass over a video sees of it twice a second, and what that says of a clip: motion, sharpness, bars, light."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Callable, Mapping
+from typing import Annotated
+
+import numpy as np
+from jaxtyping import Bool, Float, Shaped
+from pydantic import Field
+
+from ..config import checked, config
+from ..evaluation.opencv import cv2
+from ..media.scan import Sight
+from .camera_class import CameraMotion, camera_class, fit_cameras
+from .observe import Observed
+from .records import Number, Span, Video
+from .sample_flow import GRID, Moved, moved, small_picture
+from .sample_picture import LIMITED, bars, blockiness, brightness, colour, sharpness
+
+VERSION = "1"  # of the columns: changes whenever the same video could get other numbers
+ROWS = 16  # of a frame, by which every frame is compared with the one before
+FIT_AT_ONCE = 64  # fields
+HELD_LEVELS = 0.15  # mean change below which a frame repeats the one before; coding noise of a still picture is above
+NOTHING = Moved(math.nan, np.zeros(GRID[::-1], np.complex64), np.zeros(GRID[::-1], np.float32))
+CLOCK_SLACK = 1e-4  # seconds: times in containers are rounded
+PICTURE = ("sharpness", "blockiness", "brightness", "contrast", "saturation", "colourfulness")
+BARS = ("bar_top", "bar_right", "bar_bottom", "bar_left")  # clockwise, as the stored picture has them
+# From the sample before, and not by time.
+MOTION = ("paper", "shift_x", "shift_y", "zoom", "roll", "rest", "motion")
+
+
+@config
+class SampleConfig:
+    """How often a video is looked at."""
+
+    per_second: Annotated[float, Field(gt=0, le=60, description="Samples a second; the paper's flow has 2.")] = 2.0
+
+
+class SampleObserver:
+    """Looks at a few frames a second closely, and at every frame at a glance.
+
+    Columns with a row a sample are `samples.frame`, `samples.time_s`, and PICTURE, BARS and MOTION;
+    `samples.paper` is NaN, and the rest of MOTION says nothing, where there is no sample before. Columns with a row a
+    frame are `samples.level`, its mean brightness, and `samples.change`, its mean absolute difference from the frame
+    before in levels. All are of the stored picture, in its shorter sides.
+    """
+
+    def __init__(self, cfg: SampleConfig = SampleConfig()) -> None:
+        self._period_s = 1 / checked(cfg).per_second
+        self._due_s = -math.inf
+        self._small: tuple[float, np.ndarray] | None = None
+        self._rows: np.ndarray | None = None
+        self._moved: list[Moved] = []
+        self._aspect = 1.0
+        self._frames, self._times_s = array("q"), array("d")
+        self._pictures, self._papers, self._cameras = array("f"), array("f"), array("f")
+        self._levels, self._changes = array("f"), array("f")
+
+    def see(self, sight: Sight) -> None:
+        """Take in one frame."""
+        luma = sight.luma
+        step = max(1, luma.shape[0] // ROWS)
+        rows = luma[step // 2 :: step]
+        gain = 1.0 if sight.is_full_range else LIMITED
+        self._levels.append(cv2.sumElems(rows)[0] * gain / rows.size)
+        known = self._rows
+        same_size = known is not None and known.shape == rows.shape
+        self._changes.append(cv2.norm(rows, known, cv2.NORM_L1) * gain / rows.size if same_size else math.nan)
+        self._rows = rows.copy()
+        if sight.time_s >= self._due_s - CLOCK_SLACK:
+            self._sample(sight)
+
+    def _sample(self, sight: Sight) -> None:
+        # On a fixed grid of times, unless the video has jumped.
+        late = sight.time_s - self._due_s >= self._period_s
+        self._due_s = (sight.time_s if late else self._due_s) + self._period_s
+        luma = sight.luma
+        small = small_picture(luma)
+        aspect = luma.shape[1] / luma.shape[0]
+        is_full = sight.is_full_range
+        self._frames.append(sight.number)
+        self._times_s.append(sight.time_s)
+        light = brightness(small, is_full)
+        self._pictures.extend((sharpness(luma, is_full), blockiness(luma), *light, *colour(sight)))
+        self._pictures.extend(bars(luma, is_full))
+        self._move(small, aspect)
+        self._small = (aspect, small)
+
+    def _move(self, small: np.ndarray, aspect: float) -> None:
+        before = self._small
+        if before is None or before[0] != aspect:  # the first, or the size changes within the video
+            self._fit()
+            self._aspect = aspect
+            motion = NOTHING
+        else:
+            motion = moved(before[1], small, aspect)
+        self._papers.append(motion.paper)
+        self._moved.append(motion)
+        if len(self._moved) >= FIT_AT_ONCE:
+            self._fit()
+
+    def _fit(self) -> None:
+        if self._moved:
+            fields = np.stack([each.field for each in self._moved])
+            fit = fit_cameras(fields, np.stack([each.texture for each in self._moved]), self._aspect)
+            parts = (fit.shift.real, fit.shift.imag, fit.growth.real, fit.growth.imag, fit.rest, fit.length)
+            self._cameras.frombytes(np.stack(parts, 1).astype(np.float32).tobytes())
+            self._moved = []
+
+    def columns(self) -> Mapping[str, Shaped[np.ndarray, " n"]]:
+        """What was seen."""
+        self._fit()
+        tables = (
+            ((*PICTURE, *BARS), self._pictures),
+            (MOTION[:1], self._papers),
+            (MOTION[1:], self._cameras),
+            (("level",), self._levels),
+            (("change",), self._changes),
+        )
+        found: dict[str, np.ndarray] = {"frame": np.array(self._frames, np.int64), "time_s": np.array(self._times_s)}
+        for names, values in tables:
+            table = np.array(values, np.float32).reshape(-1, len(names))
+            found |= {name: table[:, place].copy() for place, name in enumerate(names)}
+        return {f"samples.{name}": column for name, column in found.items()}
+
+
+def span_scores(observed: Observed, span: Span, video: Video) -> dict[str, Number]:
+    """The columns of a clip of these frames of the video, which a SampleObserver has seen.
+
+    Lengths are heights and widths of the upright picture, times seconds. A column is None where there is nothing to
+    measure it by: motion needs two samples within the clip.
+    """
+    columns = {name.removeprefix("samples."): each for name, each in observed.columns.items() if _is_ours(name)}
+    inside = (columns["frame"] >= span.first) & (columns["frame"] <= span.last)
+    # What came from another shot is no motion of this one.
+    pairs = inside & np.concatenate([[False], inside[:-1]]) & np.isfinite(columns["paper"])
+    scores: dict[str, Number] = {**_motion(columns, pairs, video)}
+    for name in PICTURE:
+        scores[f"picture.{name}"] = _mean(columns[name][inside])
+    scores |= _bars(columns, inside, video)
+    scores |= _light(columns["level"][span.first : span.last + 1], columns["change"][span.first + 1 : span.last + 1])
+    return scores
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith("samples.")
+
+
+def _mean(values: Float[np.ndarray, " n"], reduce: Callable[..., float] = np.mean) -> float | None:
+    values = values[np.isfinite(values)]
+    return float(reduce(values.astype(np.float64))) if len(values) else None
+
+
+def _motion(columns: Mapping[str, np.ndarray], pairs: Bool[np.ndarray, " n"], video: Video) -> dict[str, Number]:
+    """Speeds in heights a second, and the camera's word."""
+    names = ("motion", "motion.paper", "motion.object", "camera.pan", "camera.tilt", "camera.zoom", "camera.roll")
+    if not pairs.any():
+        return dict.fromkeys((*names, "camera.class"))
+    places = np.flatnonzero(pairs)
+    gaps = columns["time_s"][places] - columns["time_s"][places - 1]
+    heights = min(video.width, video.height) / video.height  # in one shorter side
+    per_s = heights / gaps
+    # Multiplied by i, an arrow turns clockwise by 90 degrees.
+    shift = (columns["shift_x"] + 1j * columns["shift_y"])[places] * 1j ** (video.rotation // 90)
+    growth = (columns["zoom"] + 1j * columns["roll"])[places]
+    rest, length = (columns[name][places] / gaps for name in ("rest", "motion"))
+    camera = CameraMotion(shift / gaps, growth / gaps, rest, length)
+    values = (
+        _mean(length * heights),
+        _mean(columns["paper"][places]),
+        _mean(rest * heights),
+        -_known(shift.real * per_s),
+        -_known(shift.imag * per_s),
+        _known(growth.real / gaps),
+        _known(np.degrees(growth.imag) / gaps),
+    )
+    return dict(zip(names, values, strict=True)) | {"camera.class": camera_class(camera, video.width / video.height)}
+
+
+def _known(values: Float[np.ndarray, " n"]) -> float:
+    return float(values.astype(np.float64).mean())
+
+
+def _bars(columns: Mapping[str, np.ndarray], inside: Bool[np.ndarray, " n"], video: Video) -> dict[str, Number]:
+    """The smallest that any sample shows: a dark scene may hide a picture's edge, and a bar never shows one."""
+    stored = [_mean(columns[name][inside], np.min) for name in BARS]
+    turned = video.rotation // 90
+    upright = [stored[(place - turned) % 4] for place in range(4)]
+    return {f"picture.{name}": share for name, share in zip(BARS, upright, strict=True)}
+
+
+def _light(level: Float[np.ndarray, " n"], change: Float[np.ndarray, " m"]) -> dict[str, Number]:
+    """Flicker as the mean second difference of brightness in levels, and the share of frames that repeat another."""
+    wobble = np.abs(np.diff(level.astype(np.float64), 2))
+    known = change[np.isfinite(change)]
+    return {
+        "flicker": float(wobble.mean()) if len(wobble) else None,
+        "held": float((known < HELD_LEVELS).mean()) if len(known) else None,
+    }
