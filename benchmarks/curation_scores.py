@@ -63,7 +63,7 @@ def canvases() -> list[np.ndarray]:
     dice = np.random.default_rng(0)
     for sigma in SMOOTH:
         grain = cv2.GaussianBlur(dice.normal(size=(720, 1150)).astype(np.float32), (0, 0), sigma)
-        made.append(cv2.normalize(grain, None, 20, 230, cv2.NORM_MINMAX).astype(np.uint8))
+        made.append(cv2.normalize(grain, grain, 20, 230, cv2.NORM_MINMAX).astype(np.uint8))
     return [cv2.resize(each, None, fx=1150 / each.shape[1], fy=1150 / each.shape[1]) for each in made]
 
 
@@ -201,8 +201,7 @@ def _decoded(path: Path) -> int:
 
 def spearman(one: Sequence[float], other: Sequence[float]) -> float:
     """The correlation of ranks; nothing here is ever equal."""
-    ranks = [np.argsort(np.argsort(each)) for each in (one, other)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef([np.argsort(np.argsort(each)) for each in (one, other)])[0, 1])
 
 
 def auc(low: Sequence[float], high: Sequence[float]) -> float:

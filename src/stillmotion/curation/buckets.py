@@ -36,7 +36,7 @@ Speed = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 @config
 class LinearBuckets:
-    """Bucket 255 at `full_scale` frame heights a second, and proportionally less below: what the embedded model knows."""
+    """Bucket 255 at `full_scale` heights a second, and proportionally less below: what the embedded model knows."""
 
     kind: Literal["linear"] = "linear"
     full_scale: Annotated[float, Field(gt=0, allow_inf_nan=False, description="Heights a second at bucket 255.")] = 0.5
@@ -68,7 +68,7 @@ class EmpiricalBuckets:
             raise ValueError("the quantiles fall somewhere; expected each to be at least the one before")
 
     def bucket(self, speed: float) -> int:
-        """The bucket of a motion score in heights a second; among equal quantiles, the middle one. Raises UsageError."""
+        """The bucket of a score in heights a second; among equal quantiles, the middle one. Raises UsageError."""
         speed = _checked_speed(speed)
         low = int(np.searchsorted(self.quantiles, speed, "left"))
         high = int(np.searchsorted(self.quantiles, speed, "right"))
@@ -95,7 +95,7 @@ class _File:
 
 
 def fit_buckets(speeds: Sequence[float | None]) -> EmpiricalBuckets:
-    """The empirical mapping of a training set; clips whose motion is unknown do not count. Raises UsageError for none."""
+    """The empirical mapping of a training set, of the clips whose motion is known. Raises UsageError for none."""
     known = [_checked_speed(speed) for speed in speeds if speed is not None and not math.isnan(speed)]
     if not known:
         raise UsageError("no clip has a motion score; expected at least one to make buckets of.")

@@ -50,7 +50,8 @@ def fit_cameras(
     """
     everywhere = _places(fields.shape[1:], aspect)
     # Not the border: flow there is smoothed with nothing on the other side, which flattens zooms and rolls.
-    shift, growth = _fitted(*(each[:, 1:-1, 1:-1].reshape(len(fields), -1) for each in (fields, texture)), everywhere)
+    inner, seen_by = (each[:, 1:-1, 1:-1].reshape(len(fields), -1) for each in (fields, texture))
+    shift, growth = _fitted(inner, seen_by, everywhere)
     camera = shift[:, None] + growth[:, None] * everywhere
     # Where little of the picture can be seen to move, the rest rather stands.
     seen = texture.mean((1, 2), keepdims=True)
@@ -96,10 +97,10 @@ def camera_class(motion: CameraMotion, aspect: float) -> CameraClass:
     """
     reach = float(np.abs(_places((7, 12), aspect)).mean())
     paths = {
-        "pan": motion.shift.real,
-        "tilt": motion.shift.imag,
-        "zoom": motion.growth.real * reach,
-        "roll": motion.growth.imag * reach,
+        "pan": np.real(motion.shift),
+        "tilt": np.imag(motion.shift),
+        "zoom": np.real(motion.growth) * reach,
+        "roll": np.imag(motion.growth) * reach,
     }
     # Medians: a thing that passes the whole picture is no camera.
     speeds = {name: float(np.median(np.abs(path))) for name, path in paths.items()}

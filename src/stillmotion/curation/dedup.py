@@ -31,7 +31,7 @@ PLACES = (0.0, 0.5, 1.0)  # where a crop lies: at one end, in the middle, at the
 KEPT_PARTS = 0.75  # the share of the picture's parts that count: a logo hides some
 PARTS = (6, 8)  # rows and columns of parts
 SMOOTHING_PX = 1.4  # of the tiny pictures
-LEAST_MOTION = 0.4  # agreement of the parts' motion that is worth a close look
+LEAST_MOTION = 0.1  # agreement of the parts' motion that is worth a close look
 STILL_PARTS = 1.0  # deviation of the parts over time, in grey levels, below which there is no motion to compare
 MOTION_LEVELS = 2.0  # deviation over time, in grey levels, from which motion must agree: less is noise of encoders
 

@@ -84,16 +84,6 @@ class Ledger:
                 else:
                     path.unlink(missing_ok=True)
 
-    def forget_except(self, kept: Mapping[str, set[str]]) -> int:
-        """Remove results of these stages whose keys are not listed; returns how many."""
-        removed = 0
-        for stage, keys in kept.items():
-            for path in (self.root / stage).glob("??/*"):
-                if path.name not in keys and path.is_dir():
-                    shutil.rmtree(path)
-                    removed += 1
-        return removed
-
 
 @contextlib.contextmanager
 def locked(root: Path) -> Iterator[None]:

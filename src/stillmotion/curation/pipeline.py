@@ -33,7 +33,7 @@ from .shots import ShotConfig, ShotObserver, find_transitions, shots_between
 from .similarity import SimilarityConfig
 from .sources import Source, fetch
 from .stage import Refused, Stage, Unit, families, keys_of, legs_of
-from .text_area import TextConfig
+from .text_area import OwnText, TextConfig
 
 SCAN, SHOTS, CLIPS, SAMPLES = "scan", "shots", "clips", "samples"
 IDENTIFY = "identify"
@@ -47,7 +47,7 @@ class CurationConfig:
     shots: Annotated[ShotConfig, Field(description="How shots are found.")] = ShotConfig()
     clips: Annotated[ClipConfig, Field(description="How shots become clips.")] = ClipConfig()
     samples: Annotated[SampleConfig, Field(description="How often motion and picture are looked at.")] = SampleConfig()
-    text: Annotated[TextConfig | None, Field(description="What finds text in frames; null looks for none.")] = None
+    text: Annotated[TextConfig | None, Field(description="What finds text in frames; null looks for none.")] = OwnText()
     buckets: Annotated[
         Literal["linear", "empirical"],
         Field(description="How motion becomes a bucket: by its speed, or by the share of clips that move less."),

@@ -15,8 +15,8 @@ from .thumbnails import shrink
 FINE_PX, PAPER_PX = 32, 16  # shorter sides
 LONGEST = 4  # times the shorter side; what is longer is squeezed
 GRID = (12, 7)  # cells across and down that a field is kept on
-# Farneback's settings in video2dataset, which the paper's authors wrote: pyramid's scale and levels, window, iterations,
-# size and spread of the polynomials.
+# Farneback's settings in video2dataset, which authors of the paper wrote: the pyramid's scale and levels, the window,
+# iterations, and the size and spread of the polynomials.
 PAPER = (0.5, 3, 15, 3, 5, 1.2)
 # One level and one iteration, for the paper's flow has come near already: more changes nothing that is measured.
 FINE = (0.5, 1, 11, 1, 5, 1.2)
@@ -51,9 +51,9 @@ def moved(before: Small, after: Small, aspect: float) -> Moved:
     """The flow between two small pictures, whose brightness and contrast may differ. `aspect` is that of the video."""
     after = _matched(before, after)
     size = _size(aspect, PAPER_PX)
-    coarse = [cv2.resize(each, size, interpolation=cv2.INTER_AREA) for each in (before, after)]
-    paper = cv2.calcOpticalFlowFarneback(*coarse, None, *PAPER, 0)  # type: ignore[call-overload]
-    near = _nearer(*coarse, paper, _shift(before, after) * (PAPER_PX / FINE_PX))
+    one, other = (cv2.resize(each, size, interpolation=cv2.INTER_AREA) for each in (before, after))
+    paper = cv2.calcOpticalFlowFarneback(one, other, None, *PAPER, 0)  # type: ignore[call-overload]
+    near = _nearer(one, other, paper, _shift(before, after) * (PAPER_PX / FINE_PX))
     start = cv2.resize(near, before.shape[::-1]) * np.float32(FINE_PX / PAPER_PX)
     fine = cv2.calcOpticalFlowFarneback(before, after, start, *FINE, cv2.OPTFLOW_USE_INITIAL_FLOW)
     scale = max(aspect, 1) / before.shape[1], max(1 / aspect, 1) / before.shape[0]
@@ -62,15 +62,16 @@ def moved(before: Small, after: Small, aspect: float) -> Moved:
 
 
 def _texture(picture: Small) -> Float32[np.ndarray, "h w"]:
-    span = cv2.morphologyEx(picture, cv2.MORPH_GRADIENT, SQUARE).astype(np.float32)
-    return cv2.resize(np.clip((span - GRAIN_LEVELS) / TEXTURE_LEVELS, 0, 1), GRID, interpolation=cv2.INTER_AREA)
+    span = cv2.subtract(cv2.dilate(picture, SQUARE), cv2.erode(picture, SQUARE))
+    over = cv2.min(cv2.subtract(span, GRAIN_LEVELS), TEXTURE_LEVELS).astype(np.float32)  # type: ignore[call-overload]
+    return cv2.resize(over, GRID, interpolation=cv2.INTER_AREA) * np.float32(1 / TEXTURE_LEVELS)
 
 
 def _shift(before: Small, after: Small) -> complex:
     """The one shift between two pictures, right and down, which is nonsense where there is none."""
-    height, width = before.shape
-    window = cv2.createHanningWindow((width, height), cv2.CV_32F)
-    shift, _ = cv2.phaseCorrelate(before.astype(np.float32), after.astype(np.float32), window)
+    # Copies, for OpenCV lays the window over its own arguments where their sizes suit its transform.
+    one, other = before.astype(np.float32), after.astype(np.float32)
+    shift, _ = cv2.phaseCorrelate(one, other, _window(*before.shape))
     return complex(*shift)
 
 
@@ -100,8 +101,13 @@ def _left(
     before: Float32[np.ndarray, "h w"], after: Float32[np.ndarray, "h w"], flow: Float32[np.ndarray, "..."]
 ) -> Float32[np.ndarray, "h w"]:
     """What a flow leaves unexplained, in levels."""
-    places = _grid(*before.shape) + flow
-    return cv2.absdiff(before, cv2.remap(after, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
+    x, y = cv2.split(_grid(*before.shape) + flow)
+    return cv2.absdiff(before, cv2.remap(after, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
+
+
+@functools.lru_cache(maxsize=8)
+def _window(height: int, width: int) -> Float32[np.ndarray, "h w"]:
+    return np.asarray(cv2.createHanningWindow((width, height), cv2.CV_32F), np.float32)
 
 
 @functools.lru_cache(maxsize=8)

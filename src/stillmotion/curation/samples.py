@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from array import array
 from collections.abc import Callable, Mapping
@@ -22,7 +23,7 @@ from .sample_picture import LIMITED, bars, blockiness, brightness, colour, sharp
 
 VERSION = "1"  # of the columns: changes whenever the same video could get other numbers
 ROWS = 16  # of a frame, by which every frame is compared with the one before
-FIT_AT_ONCE = 64  # fields
+AT_ONCE = 64  # samples
 HELD_LEVELS = 0.15  # mean change below which a frame repeats the one before; coding noise of a still picture is above
 NOTHING = Moved(math.nan, np.zeros(GRID[::-1], np.complex64), np.zeros(GRID[::-1], np.float32))
 CLOCK_SLACK = 1e-4  # seconds: times in containers are rounded
@@ -39,6 +40,9 @@ class SampleConfig:
     per_second: Annotated[float, Field(gt=0, le=60, description="Samples a second; the paper's flow has 2.")] = 2.0
 
 
+TWICE_A_SECOND = SampleConfig()
+
+
 class SampleObserver:
     """Looks at a few frames a second closely, and at every frame at a glance.
 
@@ -48,13 +52,14 @@ class SampleObserver:
     before in levels. All are of the stored picture, in its shorter sides.
     """
 
-    def __init__(self, cfg: SampleConfig = SampleConfig()) -> None:
+    def __init__(self, cfg: SampleConfig = TWICE_A_SECOND) -> None:
         self._period_s = 1 / checked(cfg).per_second
         self._due_s = -math.inf
-        self._small: tuple[float, np.ndarray] | None = None
         self._rows: np.ndarray | None = None
-        self._moved: list[Moved] = []
-        self._aspect = 1.0
+        # Small pictures that wait for one another; the first has had its turn already where `_is_carried`.
+        self._smalls: list[np.ndarray] = []
+        self._is_carried = False
+        self._aspect = 0.0
         self._frames, self._times_s = array("q"), array("d")
         self._pictures, self._papers, self._cameras = array("f"), array("f"), array("f")
         self._levels, self._changes = array("f"), array("f")
@@ -67,8 +72,10 @@ class SampleObserver:
         gain = 1.0 if sight.is_full_range else LIMITED
         self._levels.append(cv2.sumElems(rows)[0] * gain / rows.size)
         known = self._rows
-        same_size = known is not None and known.shape == rows.shape
-        self._changes.append(cv2.norm(rows, known, cv2.NORM_L1) * gain / rows.size if same_size else math.nan)
+        change = math.nan
+        if known is not None and known.shape == rows.shape:
+            change = cv2.norm(rows, known, cv2.NORM_L1) * gain / rows.size
+        self._changes.append(change)
         self._rows = rows.copy()
         if sight.time_s >= self._due_s - CLOCK_SLACK:
             self._sample(sight)
@@ -86,33 +93,31 @@ class SampleObserver:
         light = brightness(small, is_full)
         self._pictures.extend((sharpness(luma, is_full), blockiness(luma), *light, *colour(sight)))
         self._pictures.extend(bars(luma, is_full))
-        self._move(small, aspect)
-        self._small = (aspect, small)
+        if aspect != self._aspect:  # at the first, or where the size changes within the video
+            self._follow()
+            self._aspect, self._smalls, self._is_carried = aspect, [], False
+        self._smalls.append(small)
+        if len(self._smalls) > AT_ONCE:
+            self._follow()
 
-    def _move(self, small: np.ndarray, aspect: float) -> None:
-        before = self._small
-        if before is None or before[0] != aspect:  # the first, or the size changes within the video
-            self._fit()
-            self._aspect = aspect
-            motion = NOTHING
-        else:
-            motion = moved(before[1], small, aspect)
-        self._papers.append(motion.paper)
-        self._moved.append(motion)
-        if len(self._moved) >= FIT_AT_ONCE:
-            self._fit()
-
-    def _fit(self) -> None:
-        if self._moved:
-            fields = np.stack([each.field for each in self._moved])
-            fit = fit_cameras(fields, np.stack([each.texture for each in self._moved]), self._aspect)
-            parts = (fit.shift.real, fit.shift.imag, fit.growth.real, fit.growth.imag, fit.rest, fit.length)
-            self._cameras.frombytes(np.stack(parts, 1).astype(np.float32).tobytes())
-            self._moved = []
+    def _follow(self) -> None:
+        """Motion between all small pictures that wait: together, for the decoder empties the processor's caches."""
+        smalls = self._smalls
+        found = [moved(*pair, self._aspect) for pair in itertools.pairwise(smalls)]
+        if smalls and not self._is_carried:
+            found.insert(0, NOTHING)
+        self._smalls, self._is_carried = smalls[-1:], bool(smalls)
+        if not found:
+            return
+        self._papers.extend(each.paper for each in found)
+        fields, textures = np.stack([each.field for each in found]), np.stack([each.texture for each in found])
+        fit = fit_cameras(fields, textures, self._aspect)
+        camera = (each for whole in (fit.shift, fit.growth) for each in (np.real(whole), np.imag(whole)))
+        self._cameras.frombytes(np.stack((*camera, fit.rest, fit.length), 1).astype(np.float32).tobytes())
 
     def columns(self) -> Mapping[str, Shaped[np.ndarray, " n"]]:
         """What was seen."""
-        self._fit()
+        self._follow()
         tables = (
             ((*PICTURE, *BARS), self._pictures),
             (MOTION[:1], self._papers),

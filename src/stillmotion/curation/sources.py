@@ -154,7 +154,9 @@ def _list(path: Path) -> Found:
             _check_scheme(entry)
             sources.append(Source(_shown(entry), entry))
         else:
-            sources.append(_local(path.parent / entry, entry))
+            place = path.parent / entry
+            inside = place.is_relative_to(path.parent)
+            sources.append(_local(place, place.relative_to(path.parent).as_posix() if inside else entry))
     return Found(tuple(sorted(sources, key=lambda source: source.name)))
 
 

@@ -28,7 +28,9 @@ from .text_network import COARSEST, STRIDE, WEIGHTS, load_text_network
 
 LOOKED_AT = 3  # first, middle, last
 PAPER_LIMIT = 0.07  # of the frame
-SHORTER_PX = 288  # of what the network sees: letters of a fortieth of the height are 7 pixels high
+# Of what the network sees. At the first, letters of a fortieth of the height are 7 pixels high; the second is for those
+# that are too large for what it looks at there.
+SHORTER_PX = (288, 192)
 LONGEST = 4  # times the shorter side; what is longer is squeezed
 THRESHOLD = 0.5
 
@@ -59,6 +61,7 @@ class PaddleText:
 
 
 TextConfig = Annotated[OwnText | CraftText | PaddleText, CHOICE]
+OWN = OwnText()
 
 
 class TextFinder(Protocol):
@@ -78,7 +81,7 @@ class TextArea:
     name = "text"
     frames = LOOKED_AT
 
-    def __init__(self, cfg: TextConfig = OwnText()) -> None:
+    def __init__(self, cfg: TextConfig = OWN) -> None:
         self.finder = text_finder(cfg)
         self.version = f"1-{cfg.kind}-{self.finder.version}"
 
@@ -93,7 +96,7 @@ def text_area(picture: Picture, finder: TextFinder) -> float:
     return float(finder.find(picture).mean())
 
 
-def text_finder(cfg: TextConfig = OwnText()) -> TextFinder:
+def text_finder(cfg: TextConfig = OWN) -> TextFinder:
     """The detector of these settings. Raises StillmotionError where its package or its weights are missing."""
     match cfg:
         case OwnText():
@@ -114,16 +117,19 @@ class OwnTextFinder:
         self.version = hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()[:16]
 
     def find(self, picture: Picture) -> Bool[np.ndarray, "h2 w2"]:
-        """Cells of STRIDE pixels of a picture of SHORTER_PX."""
-        return self.likely(picture) >= THRESHOLD
+        """Cells of STRIDE pixels of a picture of the first of SHORTER_PX."""
+        grey = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY)
+        fine, *others = (self.likely(grey, shorter_px) for shorter_px in SHORTER_PX)
+        for other in others:
+            fine = np.maximum(fine, cv2.resize(other, fine.shape[::-1], interpolation=cv2.INTER_LINEAR))
+        return fine >= THRESHOLD
 
     @torch.inference_mode()
-    def likely(self, picture: Picture) -> Float[np.ndarray, "h2 w2"]:
-        """The probability that each cell is text."""
-        grey = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY)
-        height, width = picture.shape[:2]
+    def likely(self, grey: UInt8[np.ndarray, "h w"], shorter_px: int) -> Float[np.ndarray, "h2 w2"]:
+        """The probability that each cell is text, as the network sees it at this size."""
+        height, width = grey.shape
         aspect = min(LONGEST, max(1 / LONGEST, width / height))
-        size = round(SHORTER_PX * max(aspect, 1)), round(SHORTER_PX * max(1 / aspect, 1))
+        size = round(shorter_px * max(aspect, 1)), round(shorter_px * max(1 / aspect, 1))
         method = cv2.INTER_AREA if size[0] < width else cv2.INTER_LINEAR
         grey = cv2.resize(grey, size, interpolation=method)
         right, below = -size[0] % COARSEST, -size[1] % COARSEST

@@ -6,6 +6,7 @@ release, in safetensors.
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import TypeAlias
 
@@ -86,7 +87,7 @@ class _Vgg(nn.Module):
             layers += [nn.Conv2d(before, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
             before = width
         ends = (0, 12, 19, 29, 39)
-        parts = [_numbered(layers, start, end) for start, end in zip(ends[:-1], ends[1:], strict=True)]
+        parts = [_numbered(layers, start, end) for start, end in itertools.pairwise(ends)]
         self.slice1, self.slice2, self.slice3, self.slice4 = parts
         self.slice5 = nn.Sequential(
             nn.MaxPool2d(3, 1, 1),
@@ -167,7 +168,7 @@ def words_of(text: Float[np.ndarray, "h w"], link: Float[np.ndarray, "h w"]) -> 
     count, labels, stats, _ = cv2.connectedComponentsWithStats(joined, connectivity=4)
     boxes = []
     for label in range(1, count):
-        left, top, width, height, cells = (int(each) for each in stats[label])
+        width, height, cells = (int(each) for each in stats[label][2:])
         here = labels == label
         if cells < LEAST_CELLS or text[here].max() < TEXT_PEAK:
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from pathlib import Path
 
 from jaxtyping import Float
@@ -30,9 +31,7 @@ class TextNetwork(nn.Module):
     def __init__(self, cfg: TextNetworkConfig) -> None:
         super().__init__()
         sizes = (1, *cfg.widths)
-        self.down = nn.ModuleList(
-            _layer(before, after, stride=2) for before, after in zip(sizes[:-1], sizes[1:], strict=True)
-        )
+        self.down = nn.ModuleList(_layer(before, after, stride=2) for before, after in itertools.pairwise(sizes))
         self.look = nn.ModuleList(_layer(width, width) for width in cfg.widths[1:])
         self.up = nn.ModuleList(
             _layer(coarse, fine, size=1) for fine, coarse in zip(cfg.widths[1:-1], cfg.widths[2:], strict=True)

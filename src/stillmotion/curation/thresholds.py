@@ -90,7 +90,7 @@ class View:
     cuts: tuple[Cut, ...]
 
 
-DUPLICATE, MISSING = "duplicate", "missing value"
+DUPLICATE = "duplicate"
 
 
 def parse_rule(text: str) -> Rule:

@@ -39,6 +39,7 @@ LETTERS = {
 }
 HAN = (0x4E00, 0x8FFF)
 RENDERED_PX = 64  # letters are drawn at this size and scaled, but for the bitmap face
+LARGEST = 0.33
 LEAST_CONTRAST = 40  # levels between letters and what is around them
 
 
@@ -61,27 +62,33 @@ def draw_lettered(
     photographs: Sequence[Picture],
     faces: dict[str, tuple[Script, ...]] = FACES,
     bare: float = 0.3,
+    largest: float = LARGEST,
 ) -> Lettered:
-    """The picture of this seed, of so many pixels across and down; the share `bare` of them has no text."""
+    """The picture of this seed, of so many pixels across and down; the share `bare` of them has no text.
+
+    Letters are at most `largest` of its shorter side.
+    """
     rng = np.random.default_rng(seed)
     picture = draw_ground(rng, size, photographs).astype(np.float32)
     boxes = np.zeros(picture.shape[:2], bool)
     blocks = 0 if rng.random() < bare else int(rng.choice((1, 2, 3, 5), p=(0.5, 0.25, 0.15, 0.1)))
     for _ in range(blocks):
-        ink, words = _block(rng, size, faces)
+        ink, words = _block(rng, size, faces, largest)
         if not (boxes & (words > 127)).any():
             picture = _inked(rng, picture, ink)
             boxes |= words > 127
     return Lettered(_worn(rng, np.clip(picture, 0, 255).astype(np.uint8)), boxes)
 
 
-def _block(rng: np.random.Generator, size: tuple[int, int], faces: dict[str, tuple[Script, ...]]) -> tuple[Mask, Mask]:
+def _block(
+    rng: np.random.Generator, size: tuple[int, int], faces: dict[str, tuple[Script, ...]], largest: float
+) -> tuple[Mask, Mask]:
     """Lines of text somewhere in the frame: how much ink is where, and the boxes of words."""
     face = str(rng.choice(list(faces)))
     script = faces[face][int(rng.integers(len(faces[face])))]
     lines = int(rng.choice((1, 2, 3, 7), p=(0.55, 0.25, 0.12, 0.08)))
     ink, words = _lines(rng, face, script, lines)
-    height = float(np.exp(rng.uniform(np.log(7), np.log(min(size) * 0.33 / lines**0.5))))
+    height = float(np.exp(rng.uniform(np.log(7), np.log(min(size) * largest / lines**0.5))))
     scale = height / RENDERED_PX
     angle = 0.0 if rng.random() < 0.7 else rng.normal(0, 12)
     angle += 90 * (rng.random() < 0.04)
@@ -235,5 +242,5 @@ def _worn(rng: np.random.Generator, picture: Picture) -> Picture:
         picture = np.clip(picture * rng.uniform(0.5, 1.2), 0, 255).astype(np.uint8)
     if rng.random() < 0.5:
         _, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 95))])
-        picture = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        picture = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)
     return picture

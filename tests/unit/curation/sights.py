@@ -25,7 +25,7 @@ def photograph(name: str = "coffee", width: int = 600) -> np.ndarray:
 def smooth(sigma: float, seed: int = 0) -> np.ndarray:
     grain = np.random.default_rng(seed).normal(size=(600, 900)).astype(np.float32)
     grain = cv2.GaussianBlur(grain, (0, 0), sigma)
-    return cv2.normalize(grain, None, 20, 230, cv2.NORM_MINMAX).astype(np.uint8)
+    return cv2.normalize(grain, grain, 20, 230, cv2.NORM_MINMAX).astype(np.uint8)
 
 
 def seen_from(canvas: np.ndarray, size: tuple[int, int], z: complex = 0j, factor: complex = 1 + 0j) -> np.ndarray:

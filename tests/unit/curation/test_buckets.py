@@ -35,11 +35,11 @@ class TestLinear:
 
 class TestEmpirical:
     def test_each_bucket_gets_as_many_clips(self) -> None:
-        speeds = np.random.default_rng(0).gamma(0.7, 0.2, 25_600)
+        speeds = np.random.default_rng(0).gamma(0.7, 0.2, 7_680)
         mapping = fit_buckets(speeds.tolist())
         counts = np.bincount([mapping.bucket(speed) for speed in speeds], minlength=256)
         # The two ends are half as wide as the others, for a bucket is a rounded share of 255.
-        assert counts[1:-1].min() > 70 and counts[1:-1].max() < 150
+        assert counts[1:-1].min() > 12 and counts[1:-1].max() < 50
 
     def test_never_falls_and_ends_at_both_ends(self) -> None:
         mapping = fit_buckets(np.random.default_rng(1).exponential(0.2, 40).tolist())
