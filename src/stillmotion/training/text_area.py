@@ -18,7 +18,7 @@ from ..curation.text_network import STRIDE, TextNetwork, TextNetworkConfig
 from ..evaluation.opencv import cv2
 from ..events import Progress, Watch, unwatched
 from ..files import atomic_path
-from .lettering import draw_lettered
+from .lettering import LARGEST, draw_lettered
 from .lookalikes import Picture
 
 Example = tuple[UInt8[np.ndarray, "h w"], Float[np.ndarray, "h4 w4"]]
@@ -34,8 +34,8 @@ class TextTraining:
     new: int = 7
     kept: int = 512
     size_px: int = 192
-    # Of the picture's side: what is a third of a frame is half of so small a part of it.
-    largest: float = 0.5
+    # The largest letters, in sides of the picture.
+    largest: float = LARGEST
     rate: float = 4e-3
     first_seed: int = 0
     widths: tuple[int, ...] = TextNetworkConfig().widths

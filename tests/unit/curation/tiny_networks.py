@@ -22,7 +22,9 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 from transformers.models.blip_2.processing_blip_2 import Blip2Processor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-WORDS = "<pad> <s> </s> <unk> a red blue ball cat moves left right fast two descriptions of one : . , the".split()
+SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
+SENTENCE = "a red blue ball cat moves left right fast two descriptions of one : . , the"
+WORDS = [*SPECIAL, *SENTENCE.split()]
 SIDE = 32
 CHAT = (
     "{% for message in messages %}{% if message['content'] is string %}{{ message['content'] }}{% else %}"
