@@ -201,7 +201,8 @@ def _decoded(path: Path) -> int:
 
 def spearman(one: Sequence[float], other: Sequence[float]) -> float:
     """The correlation of ranks; nothing here is ever equal."""
-    return float(np.corrcoef([np.argsort(np.argsort(each)) for each in (one, other)])[0, 1])
+    ranks = np.stack([np.argsort(np.argsort(each)) for each in (one, other)])
+    return float(np.asarray(np.corrcoef(ranks))[0, 1])
 
 
 def auc(low: Sequence[float], high: Sequence[float]) -> float:

@@ -132,12 +132,19 @@ def test_one_worker_or_ray_have_the_same_hash(
     assert contents(output) == whole[0]
 
 
+def heeding_ctrl_c() -> None:
+    """In a child: a shell that starts the tests in its background has the signal ignored in all that they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.slow
 def test_ctrl_c_stops_cleanly_and_the_next_run_goes_on(
     films: Path, whole: tuple[dict[str, bytes], str, float], tmp_path: Path
 ) -> None:
     output = tmp_path / "set"
-    process = subprocess.Popen(command(films, output, "--workers", "2"), stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command(films, output, "--workers", "2"), stderr=subprocess.PIPE, text=True, preexec_fn=heeding_ctrl_c
+    )
     deadline = time.monotonic() + 120
     while not list((output / "work").glob("scan/??/*")) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -18,7 +18,6 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 from pydantic import Field
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
 from ..config import CHOICE, config
 from ..errors import StillmotionError
@@ -132,8 +131,8 @@ class _ImageCaptioner:
     def __init__(self, cfg: ImageCaption) -> None:
         folder = folder_of(cfg.network)
         self.cfg = cfg
-        self.model = load(AutoModelForImageTextToText, folder, cfg.network)
-        self.processor = load_processor(AutoProcessor, folder)
+        self.model = load("AutoModelForImageTextToText", folder, cfg.network)
+        self.processor = load_processor("AutoProcessor", folder)
         self.version = _version(folder, cfg.network, cfg.prompt, cfg.max_tokens)
 
     def score(self, look: Look) -> Mapping[str, Number | tuple[float, ...]]:
@@ -147,8 +146,8 @@ class _VideoCaptioner:
     def __init__(self, cfg: VideoCaption) -> None:
         folder = folder_of(cfg.network)
         self.cfg, self.frames = cfg, cfg.frames
-        self.model = load(AutoModelForImageTextToText, folder, cfg.network)
-        self.processor = load_processor(AutoProcessor, folder)
+        self.model = load("AutoModelForImageTextToText", folder, cfg.network)
+        self.processor = load_processor("AutoProcessor", folder)
         self.version = _version(folder, cfg.network, cfg.prompt, cfg.max_tokens, cfg.frames)
 
     def score(self, look: Look) -> Mapping[str, Number | tuple[float, ...]]:
@@ -161,8 +160,8 @@ class _SummaryCaptioner:
     def __init__(self, cfg: SummaryCaption) -> None:
         folder = folder_of(cfg.network)
         self.cfg = cfg
-        self.model = load(AutoModelForCausalLM, folder, cfg.network)
-        self.tokenizer = load_processor(AutoTokenizer, folder)
+        self.model = load("AutoModelForCausalLM", folder, cfg.network)
+        self.tokenizer = load_processor("AutoTokenizer", folder)
         self.version = _version(folder, cfg.network, MERGE, cfg.max_tokens)
 
     def score(self, look: Look) -> Mapping[str, Number | tuple[float, ...]]:

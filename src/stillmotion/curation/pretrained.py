@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 from pydantic import Field
-from transformers.utils import logging
 
 from ..config import config
-from ..errors import CheckpointError, HubError
+from ..errors import CheckpointError
 from ..hub import fetch
 from .records import digest
 
@@ -45,18 +45,21 @@ def version_of(folder: Path) -> str:
     return digest([[path.relative_to(folder).as_posix(), path.stat().st_size, _ends(path)] for path in files])[:16]
 
 
-def load(cls: Any, folder: Path, source: Pretrained) -> Any:
-    """A network of one of transformers' classes, ready to be asked. Raises CheckpointError."""
-    model = _loaded(cls, folder, use_safetensors=True, dtype=getattr(torch, source.dtype))
+def load(name: str, folder: Path, source: Pretrained) -> Any:
+    """A network of the class of transformers of this name, ready to be asked. Raises CheckpointError."""
+    model = _loaded(name, folder, use_safetensors=True, dtype=getattr(torch, source.dtype))
     return model.to(source.device).eval().requires_grad_(False)
 
 
-def load_processor(cls: Any, folder: Path) -> Any:
+def load_processor(name: str, folder: Path) -> Any:
     """What turns pictures or words into the network's input. Raises CheckpointError."""
-    return _loaded(cls, folder)
+    return _loaded(name, folder)
 
 
-def _loaded(cls: Any, folder: Path, **options: Any) -> Any:
+def _loaded(name: str, folder: Path, **options: Any) -> Any:
+    # Imported here, for it takes seconds, and a run without networks of others needs none of it.
+    cls: Any = getattr(importlib.import_module("transformers"), name)
+    logging: Any = importlib.import_module("transformers.utils.logging")
     verbosity, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()  # it says on every load that torchvision would be faster
     logging.disable_progress_bar()
@@ -64,11 +67,9 @@ def _loaded(cls: Any, folder: Path, **options: Any) -> Any:
         return cls.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
     # The edge to a library whose loading raises whatever its many parts do.
     except Exception as error:
-        if isinstance(error, HubError):
-            raise
         first_line = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise CheckpointError(
-            f"{folder} cannot be loaded as {cls.__name__}: {first_line}; expected a whole model with safetensors."
+            f"{folder} cannot be loaded as {name}: {first_line}; expected a whole model with safetensors."
         ) from error
     finally:
         logging.set_verbosity(verbosity)

@@ -19,7 +19,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
 from ..config import config
 from ..errors import CheckpointError
@@ -51,9 +50,9 @@ class Similarity:
     def __init__(self, cfg: SimilarityConfig) -> None:
         folder = folder_of(cfg.clip)
         self.source = cfg.clip
-        self.model = load(CLIPModel, folder, cfg.clip)
-        self.processor = load_processor(AutoImageProcessor, folder)
-        self.tokenizer = load_processor(AutoTokenizer, folder)
+        self.model = load("CLIPModel", folder, cfg.clip)
+        self.processor = load_processor("AutoImageProcessor", folder)
+        self.tokenizer = load_processor("AutoTokenizer", folder)
         self.head = None if cfg.aesthetic is None else AestheticHead(cfg.aesthetic)
         self.version = f"1-{version_of(folder)}-{cfg.clip.dtype}-{self.head.version if self.head else 'none'}"
 

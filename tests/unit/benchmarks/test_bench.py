@@ -45,7 +45,7 @@ def stored(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 # The gpu suite compiles, and the compiler warns of its own insides.
-GPU = pytest.param("gpu", marks=pytest.mark.filterwarnings("default"))
+GPU = pytest.param("gpu", marks=pytest.mark.filterwarnings("ignore"))
 
 
 @pytest.mark.parametrize("suite", ["cpu", GPU])
