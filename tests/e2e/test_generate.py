@@ -65,6 +65,7 @@ def test_a_photograph_becomes_an_mp4(tmp_path: Path) -> None:
     assert leftovers(tmp_path) == ["out.mp4"]
 
 
+@pytest.mark.slow
 def test_a_folder_is_animated_in_sorted_order_with_seeds_that_count_up(command: Command, tmp_path: Path) -> None:
     images = tmp_path / "in"
     images.mkdir()
@@ -81,6 +82,7 @@ def test_a_folder_is_animated_in_sorted_order_with_seeds_that_count_up(command: 
     assert np.array_equal(alone.frames, among.frames)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_in_a_fresh_process_and_another_seed_does_not(
     command: Command, tmp_path: Path
 ) -> None:

@@ -418,6 +418,7 @@ def test_a_result_is_read_by_name_and_by_place():
     assert output.to_tuple() == (frames,)
 
 
+@pytest.mark.slow
 def test_a_compiled_unet_works_in_the_pipeline(pipe, tmp_path):
     expected = pipe(**small()).frames
     pipe.unet = torch.compile(pipe.unet, backend="eager", fullgraph=True)

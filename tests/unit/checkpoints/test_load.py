@@ -343,6 +343,7 @@ sys.stdout.write(json.dumps([peak() - before, sum(value.nbytes for value in valu
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
 @pytest.mark.parametrize("dtype", [pytest.param("as-stored", marks=pytest.mark.slow), "float16"])
 def test_loading_takes_the_memory_of_the_networks(tmp_path: Path, file: Path, small_preset: Preset, dtype: str) -> None:

@@ -93,6 +93,7 @@ def step(regions: Regions, unet: UNet, given: Latents) -> Tensor:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokens", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_another_image_frame_count_and_size_need_no_compilation(unet: UNet, tokens: int) -> None:
     before, seen = COUNTING.graphs, []

@@ -38,6 +38,7 @@ def image(size: int = 8) -> torch.Tensor:
     return torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("placement", [CPU, GPU])
 def test_less_memory_is_planned_for_a_smaller_budget(placement: Placement) -> None:
     whole, floor = predict(LOAD, placement).peak_bytes, lowest(LOAD, placement).peak_bytes
@@ -51,6 +52,7 @@ def test_less_memory_is_planned_for_a_smaller_budget(placement: Placement) -> No
         assert predict(LOAD, plan.placement) == plan
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("placement", [CPU, GPU])
 def test_a_budget_below_the_floor_names_the_floor_and_what_fits(placement: Placement) -> None:
     floor = lowest(LOAD, placement).peak_bytes
@@ -60,6 +62,7 @@ def test_a_budget_below_the_floor_names_the_floor_and_what_fits(placement: Place
     assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
 
 
+@pytest.mark.slow
 def test_what_is_said_to_fit_fits() -> None:
     load = dataclasses.replace(LOAD, width=512, height=512, video=VideoSettings(frames=60, steps=1))
     budget = lowest(load, CPU).peak_bytes * 5 // 6

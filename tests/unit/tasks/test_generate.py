@@ -152,6 +152,7 @@ def test_seeds_beyond_what_a_recipe_holds_are_refused(tmp_path: Path) -> None:
         plan(asked(tmp_path, seed=2**63 - 1))
 
 
+@pytest.mark.slow
 def test_an_option_that_the_fit_makes_no_use_of_is_said(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     Image.new("RGB", (40, 30)).save(tmp_path / "one" / "a.png")

@@ -29,6 +29,7 @@ def image(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_every_cell_is_the_video_that_generate_makes(image: Path, tmp_path: Path) -> None:
     made = grid(
         GridSettings(

@@ -37,6 +37,7 @@ def test_a_budget_below_the_floor_is_refused_before_weights_are_read(
         list(generate(asked(tmp_path, memory=5 * 10**6)))
 
 
+@pytest.mark.slow
 def test_a_cpu_is_left_alone_where_memory_suffices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     planned = plan(asked(tmp_path))
     assert planned.memory.placement == Placement(device="cpu", dtype="float32")
@@ -74,6 +75,7 @@ def test_a_small_budget_is_kept_recorded_and_repeated(tmp_path: Path, monkeypatc
     assert "offload none instead of sequential" in other.differences
 
 
+@pytest.mark.slow
 def test_running_out_of_memory_is_said_and_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     left, decode = [1], image_to_video.decode
 

@@ -90,6 +90,7 @@ def test_a_private_recipe_asks_for_the_image(image: Path, tmp_path: Path) -> Non
     assert again.is_identical
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "given",
     [
@@ -112,6 +113,7 @@ def test_a_private_recipe_knows_how_the_image_was_fitted(given: dict[str, Any], 
     assert not repeat(other).is_identical
 
 
+@pytest.mark.slow
 def test_a_private_recipe_knows_the_second_of_a_video(image: Path, tmp_path: Path) -> None:
     colours = [Image.new("RGB", (64, 64), colour) for colour in ("red", "lime", "blue")]
     colours[0].save(tmp_path / "flash.gif", save_all=True, append_images=colours[1:], duration=200)

@@ -132,6 +132,7 @@ def test_other_settings_are_refused_and_a_state_without_them_is_taken(tmp_path: 
     assert checkpoint.restore(tmp_path, modules, ema, optimizer, "two") == 8
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_sentence_and_the_old_state_stays(tmp_path: Path) -> None:
     """In a child, whose files may not grow beyond a few kilobytes."""
     script = f"""
