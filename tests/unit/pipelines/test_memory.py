@@ -187,6 +187,7 @@ def test_a_stage_that_runs_out_of_memory_goes_on(
     assert stage.placement != CPU
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage_name", ["encode", "denoise", "decode"])
 def test_past_the_last_rung_there_is_one_sentence_and_the_next_job_works(
     tiny_components: Components, short: Callable[..., Short], stage_name: str

@@ -70,6 +70,7 @@ def test_a_refused_request_makes_no_folder(given: dict[str, object], tmp_path: P
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_resume_skips_what_was_made_of_the_same_request(tmp_path: Path) -> None:
     first = list(generate(asked(tmp_path)))
     assert first[1].path is not None

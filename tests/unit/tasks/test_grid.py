@@ -61,6 +61,7 @@ def test_every_cell_is_the_video_that_generate_makes(image: Path, tmp_path: Path
         assert sheet.width > 128
 
 
+@pytest.mark.slow
 def test_the_mosaic_says_how_it_was_made(image: Path, tmp_path: Path) -> None:
     asked = GridSettings(image=str(image), across="motion=0,255", set=QUICK, output=tmp_path / "grid.webp")
     made = grid(asked)
