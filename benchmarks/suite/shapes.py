@@ -30,8 +30,8 @@ class Shapes:
     frames: tuple[int, ...]
     sides: tuple[int, ...]
     batches: tuple[int, ...]
-    # Turns of what takes seconds, and of what takes minutes.
-    turns: int = 5
+    # Turns of what takes seconds to a minute, and of what takes minutes.
+    turns: int = 3
     long_turns: int = 3
     compiler: str = "inductor"
 

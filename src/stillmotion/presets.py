@@ -88,17 +88,17 @@ TINY = Preset(
     unet=UNetConfig(
         in_channels=16,
         out_channels=8,
-        channels=(64, 128),
-        has_attention=(True, True),
-        heads=(2, 4),
-        layers=(1, 1),
-        transformer_depth=(1, 1),
-        context_width=(64, 64),
+        channels=(64, 96, 128),
+        has_attention=(False, False, True),
+        heads=(2, 3, 4),
+        layers=(1, 2, 1),
+        transformer_depth=(1, 1, 1),
+        context_width=(64, 64, 64),
         number_width=32,
-        sample_size=16,
+        sample_size=32,
     ),
     autoencoder=AutoencoderConfig(
-        latent_channels=8, channels=(64, 64, 96, 96), layers=1, sample_size=128, force_upcast=False
+        latent_channels=8, channels=(64, 64, 96), layers=1, sample_size=128, force_upcast=False
     ),
     image_encoder=ImageEncoderConfig(width=64, mlp_width=256, layers=2, heads=4, patch_size=32, projection_width=64),
     defaults=Defaults(

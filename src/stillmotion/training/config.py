@@ -12,10 +12,13 @@ from .toys import ToyConfig
 
 @config
 class OptimizerConfig:
-    """AdamW with a warm-up, a plateau and a linear descent to zero."""
+    """AdamW, or Muon for the matrices, with a warm-up, a plateau and a linear descent to zero."""
 
+    kind: Literal["adamw", "muon"] = "adamw"
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.99)
+    # Of Muon's average of gradients.
+    momentum: float = 0.95
     weight_decay: float = 0.01
     warmup_steps: int = 100
     # Share of all steps, at the end, over which the rate falls to zero.
@@ -78,6 +81,9 @@ class VideoTraining:
     noise_aug_deviation: float = 0.5
     # Probability of dropping the image embedding alone, the image latents alone, and both.
     dropout: float = 0.1
+    # Share of the steps, at the start, that see the first half of each clip alone: short ways are learnt first, and
+    # such a step costs half.
+    short_share: float = 0.0
 
 
 @config
@@ -85,26 +91,39 @@ class TinyTraining:
     """The embedded model from nothing: autoencoder on frames, its decoder on clips, then the video U-Net."""
 
     frames: AutoencoderTraining = AutoencoderTraining(
-        loop=LoopConfig(steps=3200, batch_size=8, precision="bf16", save_every=100)
+        loop=LoopConfig(
+            steps=900,
+            batch_size=8,
+            precision="bf16",
+            save_every=50,
+            optimizer=OptimizerConfig(kind="muon", lr=2e-3, warmup_steps=30, descent=0.5, ema_decay=0.99),
+        ),
     )
     clips: AutoencoderTraining = AutoencoderTraining(
         loop=LoopConfig(
-            steps=500,
+            steps=200,
             batch_size=2,
             precision="bf16",
             save_every=50,
-            optimizer=OptimizerConfig(lr=5e-4, warmup_steps=30, ema_decay=0.99),
+            optimizer=OptimizerConfig(kind="muon", lr=5e-4, warmup_steps=20, descent=0.5, ema_decay=0.98),
         ),
-        toys=ToyConfig(leaves=0.4),
+        toys=ToyConfig(leaves=0.5),
     )
     # Less noise than the released models were trained with: these latents are small, and detail is what comes late.
     video: VideoTraining = VideoTraining(
         loop=LoopConfig(
-            steps=6000, batch_size=8, precision="bf16", save_every=50, optimizer=OptimizerConfig(ema_decay=0.995)
+            steps=3000,
+            batch_size=4,
+            precision="bf16",
+            save_every=50,
+            optimizer=OptimizerConfig(kind="muon", lr=2e-3, ema_decay=0.995),
         ),
-        toys=ToyConfig(objects=(0, 3), leaves=0.4),
-        sigma_mean=0.2,
-        sigma_deviation=1.5,
+        toys=ToyConfig(objects=(0, 3), leaves=0.5),
+        clips=1200,
+        sigma_mean=0.4,
+        sigma_deviation=1.4,
+        dropout=0.05,
+        short_share=0.6,
     )
 
 

@@ -18,7 +18,7 @@ from ..placement import Placement, resolve
 from . import checkpoint
 from .config import AutoencoderTraining, LoopConfig, VideoTraining, settings_digest
 from .ema import Ema
-from .optim import adamw, learning_rate
+from .optim import learning_rate, optimizer_of
 
 
 @runtime_checkable
@@ -44,7 +44,7 @@ def train(
     """
     for module in modules.values():
         module.to(device_of(cfg))
-    optimizer = adamw(cfg.optimizer, modules.values())
+    optimizer = optimizer_of(cfg.optimizer, modules.values())
     ema = Ema(modules, cfg.optimizer.ema_decay)
     settings = settings_digest(cfg, stage)
     start = checkpoint.restore(folder, modules, ema, optimizer, settings)

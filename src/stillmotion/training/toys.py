@@ -18,7 +18,7 @@ from ..config import config
 from .leaves import dead_leaves
 
 # A motion score of this many frame heights a second is bucket 255; slower motion is proportionally lower.
-FULL_SCALE_SPEED = 0.5
+FULL_SCALE_SPEED = 0.25
 CANVAS_HEIGHTS = 3.0  # the background canvas covers this many frame heights in each direction, then mirrors itself
 CANVAS_SIZE_PX = 256
 PALETTE = {
@@ -148,7 +148,7 @@ def draw_scene(cfg: ToyConfig, rng: np.random.Generator) -> Scene:
 def _draw_shape(cfg: ToyConfig, rng: np.random.Generator, colour: str, energy: float) -> Shape:
     aspect = cfg.width / cfg.height
     radius = rng.uniform(0.12, 0.21)
-    direction, speed = rng.uniform(0, 2 * math.pi), (0.05 + 0.6 * energy) * rng.uniform(0.6, 1.4)
+    direction, speed = rng.uniform(0, 2 * math.pi), (0.04 + 0.3 * energy) * rng.uniform(0.6, 1.4)
     return Shape(
         kind=str(rng.choice(SHAPES)),
         colour=colour,

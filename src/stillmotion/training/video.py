@@ -32,10 +32,11 @@ CLIPS_A_FILE = 100
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EncodedClips:
-    """A data set ready for the U-Net: scaled latents of every frame, the first frame's pixels, and the true labels."""
+    """Clips ready for the U-Net: scaled latents of every frame, the outer frames' pixels, and the true labels."""
 
     latents: Tensor  # n t c h w, float16
     first_frames: Tensor  # n c h w, uint8
+    last_frames: Tensor
     fps: Tensor
     motion_bucket: Tensor
 
@@ -68,15 +69,15 @@ def train_video(
     networks.autoencoder.to(device)
 
     def loss(step: int) -> Tensor:
-        rows = batch_rows(cfg, len(clips), step)
-        latents = clips.latents[rows].float().to(device)
+        batch = batch_of(cfg, clips, step)
+        latents = batch.latents.float().to(device)
         draw = generator(cfg.loop.seed, step, stream=2)
-        deviates = torch.randn(len(rows), generator=draw)
+        deviates = torch.randn(len(batch), generator=draw)
         sigma = draw_log_normal(cfg.sigma_mean, cfg.sigma_deviation, deviates).to(device)
         noise = torch.randn(latents.shape, generator=draw).to(device)
         noisy = latents + sigma[:, None, None, None, None] * noise
         with mixed_precision(cfg.loop), _attention_of_short_rows(device):
-            condition = draw_condition(cfg, networks, clips, rows, draw)
+            condition = draw_condition(cfg, networks, batch, draw)
 
             def network(x: Tensor, c_noise: Tensor) -> Tensor:
                 return unet(condition.beside(x), c_noise, condition.context, condition.numbers)
@@ -89,17 +90,17 @@ def train_video(
 
 
 def draw_condition(
-    cfg: VideoTraining, networks: VideoNetworks, clips: EncodedClips, rows: Tensor, draw: torch.Generator
+    cfg: VideoTraining, networks: VideoNetworks, batch: EncodedClips, draw: torch.Generator
 ) -> Condition:
     """The condition of a batch: noised first frames, their embeddings and labels, some of them hidden."""
     device = networks.autoencoder.quant_conv.weight.device
-    images = clips.first_frames[rows].float().to(device) / 127.5 - 1
-    count = len(rows)
+    images = batch.first_frames.float().to(device) / 127.5 - 1
+    count = len(batch)
     noise_aug = draw_log_normal(cfg.noise_aug_mean, cfg.noise_aug_deviation, torch.randn(count, generator=draw))
     pixel_noise = torch.randn(images.shape, generator=draw)
     with torch.no_grad():
         latents = image_latents(networks.autoencoder, images, noise_aug.to(device), pixel_noise)
-    numbers = micro_conditions(clips.fps[rows], clips.motion_bucket[rows], noise_aug, count).to(device)
+    numbers = micro_conditions(batch.fps, batch.motion_bucket, noise_aug, count).to(device)
     condition = Condition(embed_image(networks.image_encoder, images), latents, numbers)
     return drop_conditions(condition, torch.rand(count, generator=draw).to(device), cfg.dropout)
 
@@ -117,6 +118,25 @@ def batch_rows(cfg: VideoTraining, clips: int, step: int) -> Tensor:
     return torch.stack([orders[row // clips][row % clips] for row in rows])
 
 
+def batch_of(cfg: VideoTraining, clips: EncodedClips, step: int) -> EncodedClips:
+    """The clips of the batch of `step`, half of them backwards: motion of the same speed, the data set twice over.
+
+    In the first steps, as `cfg.short_share` says, they end in their middle; `last_frames` stay those of whole clips.
+    """
+    rows = batch_rows(cfg, len(clips), step)
+    backwards = torch.rand(len(rows), generator=generator(cfg.loop.seed, step, stream=4)) < 0.5
+    latents, outer = clips.latents[rows], (clips.first_frames[rows], clips.last_frames[rows])
+    wide = backwards[:, None, None, None]
+    frames = latents.shape[1] if step >= cfg.short_share * cfg.loop.steps else -(-latents.shape[1] // 2)
+    return EncodedClips(
+        torch.where(wide[..., None], latents.flip(1), latents)[:, :frames],
+        torch.where(wide, outer[1], outer[0]),
+        torch.where(wide, outer[0], outer[1]),
+        clips.fps[rows],
+        clips.motion_bucket[rows],
+    )
+
+
 def encode_clips(cfg: VideoTraining, autoencoder: Autoencoder, folder: Path, watch: Watch = unwatched) -> EncodedClips:
     """Render and encode the data set once, in files of a hundred clips that a killed run keeps.
 
@@ -131,7 +151,7 @@ def encode_clips(cfg: VideoTraining, autoencoder: Autoencoder, folder: Path, wat
         parts.append(load_file(path))
         watch(Progress("encode clips", min(first + CLIPS_A_FILE, cfg.clips), cfg.clips))
     whole = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-    return EncodedClips(whole["latents"], whole["first_frames"], whole["fps"], whole["motion_bucket"])
+    return EncodedClips(**whole)
 
 
 @torch.no_grad()
@@ -149,10 +169,12 @@ def _encode(cfg: VideoTraining, autoencoder: Autoencoder, seeds: range) -> dict[
     autoencoder.to(device)
     with mixed_precision(cfg.loop):
         latents = [autoencoder.encode(clip.frames[None].to(device)).mean[0].float().cpu() * scale for clip in clips]
-    first = torch.stack([clip.frames[0] for clip in clips])
+    outer = torch.stack([clip.frames[[0, -1]] for clip in clips], dim=1)  # 2 n c h w
+    first, last = ((outer + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return {
         "latents": torch.stack(latents).half(),
-        "first_frames": ((first + 1) * 127.5).round().clamp(0, 255).to(torch.uint8),
+        "first_frames": first.contiguous(),
+        "last_frames": last.contiguous(),
         "fps": torch.tensor([clip.fps for clip in clips]),
         "motion_bucket": torch.tensor([clip.motion_bucket for clip in clips]),
     }

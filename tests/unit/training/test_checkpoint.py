@@ -15,12 +15,12 @@ from stillmotion.errors import TrainingError
 from stillmotion.training import checkpoint
 from stillmotion.training.config import OptimizerConfig
 from stillmotion.training.ema import Ema
-from stillmotion.training.optim import adamw
+from stillmotion.training.optim import optimizer_of
 
 
 def parts(network: nn.Module) -> tuple[dict[str, nn.Module], Ema, torch.optim.AdamW]:
     modules = {"network": network}
-    return modules, Ema(modules, 0.9), adamw(OptimizerConfig(), modules.values())
+    return modules, Ema(modules, 0.9), optimizer_of(OptimizerConfig(), modules.values())
 
 
 def save(folder: Path, network: nn.Module, step: int = 7) -> None:
@@ -144,9 +144,9 @@ from stillmotion.errors import StillmotionError
 from stillmotion.training import checkpoint
 from stillmotion.training.config import OptimizerConfig
 from stillmotion.training.ema import Ema
-from stillmotion.training.optim import adamw
+from stillmotion.training.optim import optimizer_of
 modules = {{"net": torch.nn.Linear(64, 64)}}
-parts = modules, Ema(modules, 0.9), adamw(OptimizerConfig(), modules.values())
+parts = modules, Ema(modules, 0.9), optimizer_of(OptimizerConfig(), modules.values())
 checkpoint.save(Path({str(tmp_path)!r}), 1, *parts)
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))

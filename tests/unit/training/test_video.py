@@ -115,16 +115,43 @@ def test_every_epoch_is_one_shuffle_of_the_whole_set(clips: int, size: int) -> N
     assert rows != torch.cat([video.batch_rows(other, clips, step) for step in range(4 * clips)]).tolist()
 
 
+def test_half_of_the_clips_run_backwards_with_the_frame_that_they_then_begin_with(
+    autoencoder: Autoencoder, tmp_path: Path
+) -> None:
+    clips = video.encode_clips(CFG, autoencoder, tmp_path)
+    directions = []
+    for step in range(20):
+        batch = video.batch_of(CFG, clips, step)
+        for place, row in enumerate(video.batch_rows(CFG, len(clips), step).tolist()):
+            is_backwards = not torch.equal(batch.latents[place], clips.latents[row])
+            order = (clips.last_frames, clips.first_frames) if is_backwards else (clips.first_frames, clips.last_frames)
+            assert torch.equal(batch.latents[place], clips.latents[row].flip(0) if is_backwards else clips.latents[row])
+            assert torch.equal(batch.first_frames[place], order[0][row])
+            assert torch.equal(batch.last_frames[place], order[1][row])
+            directions.append(is_backwards)
+    assert 0.3 < sum(directions) / len(directions) < 0.7
+
+
+def test_the_first_steps_see_half_of_each_clip(autoencoder: Autoencoder, tmp_path: Path) -> None:
+    clips = video.encode_clips(CFG, autoencoder, tmp_path)
+    cfg = dataclasses.replace(CFG, short_share=0.5)
+    lengths = [video.batch_of(cfg, clips, step).latents.shape[1] for step in range(cfg.loop.steps)]
+    assert lengths == [2] * 15 + [3] * 15
+    short, whole = video.batch_of(cfg, clips, 3), video.batch_of(CFG, clips, 3)
+    assert torch.equal(short.latents, whole.latents[:, :2])
+    assert torch.equal(short.first_frames, whole.first_frames)
+
+
 def test_the_condition_of_a_batch(preset: Preset, autoencoder: Autoencoder, tmp_path: Path) -> None:
     clips = video.encode_clips(CFG, autoencoder, tmp_path)
     networks = video.new_networks(preset, autoencoder, 0)
-    rows = torch.tensor([4, 0, 2])
-    shown = video.draw_condition(dataclasses.replace(CFG, dropout=0.0), networks, clips, rows, generator(0, 0))
-    assert torch.equal(shown.numbers[:, 0], clips.fps[rows] - 1)
-    assert torch.equal(shown.numbers[:, 1], clips.motion_bucket[rows])
+    batch = video.batch_of(CFG, clips, 0)
+    shown = video.draw_condition(dataclasses.replace(CFG, dropout=0.0), networks, batch, generator(0, 0))
+    assert torch.equal(shown.numbers[:, 0], batch.fps - 1)
+    assert torch.equal(shown.numbers[:, 1], batch.motion_bucket)
     assert (shown.numbers[:, 2] > 0).all() and len(set(shown.numbers[:, 2].tolist())) == 3
     assert shown.context.requires_grad and not shown.image_latents.requires_grad
-    hidden = video.draw_condition(dataclasses.replace(CFG, dropout=1.0), networks, clips, rows, generator(0, 0))
+    hidden = video.draw_condition(dataclasses.replace(CFG, dropout=1.0), networks, batch, generator(0, 0))
     assert not hidden.context.any() and torch.equal(hidden.image_latents, shown.image_latents)
 
 
