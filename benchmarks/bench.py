@@ -14,6 +14,7 @@ is judged, and nothing is stored in benchmarks/results.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,8 +56,13 @@ def _run(asked: argparse.Namespace) -> int:
         program.say(f"{asked.page} is written")
         return 0
     device = _device(asked)
-    make, shapes = SUITES[asked.suite]
-    experiments = _selected(make(Lab(device, SMALL if asked.small else shapes, asked.small)), asked.rows)
+    make, usual = SUITES[asked.suite]
+    shapes = SMALL if asked.small else usual
+    if asked.turns is not None:
+        if asked.turns < 1:
+            raise UsageError(f"turns is {asked.turns}; expected at least 1.")
+        shapes = dataclasses.replace(shapes, turns=asked.turns, long_turns=asked.turns)
+    experiments = _selected(make(Lab(device, shapes, asked.small)), asked.rows)
     if asked.list:
         program.say(*(f"{each.name}: {', '.join(figure.name for figure in each.figures)}" for each in experiments))
         return 0
@@ -92,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", help="cpu, cuda, cuda:1; that of the suite by itself")
     parser.add_argument("--rows", metavar="NAME,...", help="only these figures or experiments")
     parser.add_argument("--list", action="store_true", help="name the experiments and their figures")
+    parser.add_argument("--turns", type=int, help="of each side, instead of the usual 3; each time stands in the row")
     parser.add_argument("--small", action="store_true", help="tiny shapes, which try the program and prove nothing")
     parser.add_argument("--fresh", action="store_true", help="measure stored rows anew")
     parser.add_argument("--results", type=Path, help="another folder for the figures")

@@ -119,7 +119,7 @@ class TinyTraining:
             optimizer=OptimizerConfig(kind="muon", lr=2e-3, ema_decay=0.995),
         ),
         toys=ToyConfig(objects=(0, 3), leaves=0.5),
-        clips=1200,
+        clips=1000,
         sigma_mean=0.4,
         sigma_deviation=1.4,
         dropout=0.05,
