@@ -57,9 +57,7 @@ class Lab:
         if torch.device(self.device).type == "cuda":
             torch.cuda.empty_cache()
 
-    def turns(
-        self, functions: Mapping[str, Callable[[], object]], long: bool = False, warm_ups: int = 1
-    ) -> Turns:
+    def turns(self, functions: Mapping[str, Callable[[], object]], long: bool = False, warm_ups: int = 1) -> Turns:
         """Time these in turns; `warm_ups` is 0 for what has run before, or runs for minutes."""
         return in_turns(functions, self.shapes.long_turns if long else self.shapes.turns, self.device, warm_ups)
 

@@ -161,7 +161,8 @@ class Prepared:
     ) -> Float[Tensor, "b t h w c2"]:
         spatial, temporal = block.spatial_res_block, block.temporal_res_block
         like = x.flatten(0, 1)[: _rows_at_once(x)]
-        conv1, conv2 = self._convolution(spatial.conv1, like), self._convolution(spatial.conv2, like)
+        pixels = x.shape[:4].numel()
+        conv1, conv2 = (self._convolution(layer, like, pixels) for layer in (spatial.conv1, spatial.conv2))
         shortcut = spatial.conv_shortcut and self._product(spatial.conv_shortcut, like)
         shift, layers = _shift(spatial, embedding), (conv1, conv2, shortcut)
         h = _framewise(x, lambda rows: _within_frames(rows, spatial.norm1, spatial.norm2, layers, shift))
@@ -224,7 +225,8 @@ class Prepared:
         temporal, share = block.temporal_res_block, self._shares[block.time_mixer]
         pixels = max(1, _pixels_at_once(x) // (x.shape[0] * x.shape[1]))
         like = x[:, :, :pixels]
-        conv1, conv2 = self._convolution(temporal.conv1, like), self._convolution(temporal.conv2, like)
+        total = x.shape[:3].numel()
+        conv1, conv2 = (self._convolution(layer, like, total) for layer in (temporal.conv1, temporal.conv2))
         if pixels == x.shape[2]:
             _move_across(x, temporal.norm1, temporal.norm2, conv1, conv2, shift, share)
             return
@@ -238,8 +240,8 @@ class Prepared:
         rows = like.shape[:-1].numel()
         return self._ready((layer, rows), lambda: Product(layer.weight.flatten(1), layer.bias, rows))
 
-    def _convolution(self, layer: nn.Conv2d | nn.Conv3d, like: Float[Tensor, "r h w c"]) -> AnyConvolution:
-        return self._ready((layer, like.shape), lambda: _convolution(layer, like))
+    def _convolution(self, layer: nn.Conv2d | nn.Conv3d, like: Float[Tensor, "r h w c"], pixels: int) -> AnyConvolution:
+        return self._ready((layer, like.shape, pixels), lambda: _convolution(layer, like, pixels))
 
     def _ready(self, key: Hashable, make: Callable[[], Made], keeps: bool | None = None) -> Made:
         """What `make` makes, kept for the next step where the network is small, or as `keeps` says."""
@@ -385,11 +387,13 @@ def _pixels_at_once(x: Tensor) -> int:
     return PIXELS_AT_ONCE if x.device.type == "cpu" and not are_in_force() else x.numel() // x.shape[-1]
 
 
-def _convolution(layer: nn.Conv2d | nn.Conv3d, like: Float[Tensor, "r h w c"]) -> AnyConvolution:
-    """For one over frames, they are the rows of an image as wide as a frame has pixels."""
+def _convolution(layer: nn.Conv2d | nn.Conv3d, like: Float[Tensor, "r h w c"], pixels: int = 0) -> AnyConvolution:
+    """For one over frames, they are the rows of an image as wide as a frame has pixels. `pixels` are those of all calls."""
     weight = layer.weight[..., 0] if isinstance(layer, nn.Conv3d) else layer.weight
-    kind = WinogradConvolution if suits(weight, like) else Convolution
-    return kind(weight, cast(Tensor, layer.bias), like)
+    bias = cast(Tensor, layer.bias)
+    if suits(weight, like, pixels):
+        return WinogradConvolution(weight, bias, like, along_rows_only=like.dtype != torch.float32)
+    return Convolution(weight, bias, like)
 
 
 def _normalised(rows: Float[Tensor, "r h w c"], norm: nn.GroupNorm) -> Float[Tensor, "r h w c"]:

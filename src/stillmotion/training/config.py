@@ -112,7 +112,7 @@ class TinyTraining:
     # Less noise than the released models were trained with: these latents are small, and detail is what comes late.
     video: VideoTraining = VideoTraining(
         loop=LoopConfig(
-            steps=3000,
+            steps=2600,
             batch_size=4,
             precision="bf16",
             save_every=50,
@@ -120,8 +120,8 @@ class TinyTraining:
         ),
         toys=ToyConfig(objects=(0, 3), leaves=0.5),
         clips=1000,
-        sigma_mean=0.4,
-        sigma_deviation=1.4,
+        sigma_mean=1.0,
+        sigma_deviation=1.3,
         dropout=0.05,
         short_share=0.6,
     )

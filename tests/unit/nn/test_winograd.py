@@ -78,20 +78,27 @@ def test_it_is_no_further_from_the_truth_than_the_plain_convolution() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "channels", "kernel", "dtype", "verdict"),
+    ("size", "channels", "kernel", "dtype", "pixels", "verdict"),
     [
-        ((2, 32, 32), 320, (3, 3), torch.float32, True),
-        ((2, 14, 64), 320, (3, 1), torch.float32, True),
-        ((2, 31, 32), 320, (3, 3), torch.float32, False),
-        ((2, 32, 31), 320, (3, 3), torch.float32, False),
-        ((2, 4, 4), 1280, (3, 3), torch.float32, False),
-        ((2, 32, 32), 64, (3, 3), torch.float32, False),
-        ((2, 32, 32), 320, (1, 1), torch.float32, False),
-        ((2, 32, 32), 320, (3, 3), torch.bfloat16, False),
+        ((2, 32, 32), 320, (3, 3), torch.float32, 2048, True),
+        ((2, 14, 64), 320, (3, 1), torch.float32, 2048, True),
+        ((2, 31, 32), 320, (3, 3), torch.float32, 2048, False),
+        ((2, 32, 31), 320, (3, 3), torch.float32, 2048, False),
+        ((2, 4, 4), 1280, (3, 3), torch.float32, 32, False),
+        ((2, 32, 32), 64, (3, 3), torch.float32, 2048, False),
+        ((2, 32, 32), 320, (1, 1), torch.float32, 2048, False),
+        ((2, 32, 32), 320, (3, 3), torch.bfloat16, 28 * 1024, True),
+        ((28, 8, 8), 1280, (3, 3), torch.bfloat16, 28 * 64, False),
+        ((2, 14, 64), 320, (3, 1), torch.bfloat16, 28 * 1024, False),
     ],
 )
 def test_what_it_suits(
-    size: tuple[int, int, int], channels: int, kernel: tuple[int, int], dtype: torch.dtype, verdict: bool
+    size: tuple[int, int, int],
+    channels: int,
+    kernel: tuple[int, int],
+    dtype: torch.dtype,
+    pixels: int,
+    verdict: bool,
 ) -> None:
     x, weight = torch.zeros(*size, channels, dtype=dtype), torch.zeros(channels, channels, *kernel, dtype=dtype)
-    assert suits(weight, x) == (verdict and torch.backends.mkldnn.is_available())
+    assert suits(weight, x, pixels) == (verdict and torch.backends.mkldnn.is_available())
