@@ -388,7 +388,7 @@ def _pixels_at_once(x: Tensor) -> int:
 
 
 def _convolution(layer: nn.Conv2d | nn.Conv3d, like: Float[Tensor, "r h w c"], pixels: int = 0) -> AnyConvolution:
-    """For one over frames, they are the rows of an image as wide as a frame has pixels. `pixels` are those of all calls."""
+    """Over frames, they are the rows of an image as wide as a frame has pixels. `pixels`: of all calls."""
     weight = layer.weight[..., 0] if isinstance(layer, nn.Conv3d) else layer.weight
     bias = cast(Tensor, layer.bias)
     if suits(weight, like, pixels):

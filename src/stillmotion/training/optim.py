@@ -23,7 +23,7 @@ QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
 def optimizer_of(cfg: OptimizerConfig, modules: Iterable[nn.Module]) -> AdamW:
-    """The optimiser of the parameters that want a gradient; vectors and scalars (norms, biases, blends) do not decay."""
+    """The optimiser of what wants a gradient; vectors and scalars (norms, biases, blends) do not decay."""
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     whole = [p for p in parameters if p.ndim >= 2]
     orthogonal = [p for p in whole if cfg.kind == "muon" and min(p.flatten(1).shape) >= SHORTEST_SIDE]
