@@ -123,7 +123,7 @@ class TinyTraining:
         sigma_mean=1.0,
         sigma_deviation=1.3,
         dropout=0.05,
-        short_share=0.6,
+        short_share=0.7,
     )
 
 

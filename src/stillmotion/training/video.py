@@ -32,11 +32,10 @@ CLIPS_A_FILE = 100
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EncodedClips:
-    """Clips ready for the U-Net: scaled latents of every frame, the outer frames' pixels, and the true labels."""
+    """Clips ready for the U-Net: scaled latents of every frame, the first frame's pixels, and the true labels."""
 
     latents: Tensor  # n t c h w, float16
     first_frames: Tensor  # n c h w, uint8
-    last_frames: Tensor
     fps: Tensor
     motion_bucket: Tensor
 
@@ -119,21 +118,11 @@ def batch_rows(cfg: VideoTraining, clips: int, step: int) -> Tensor:
 
 
 def batch_of(cfg: VideoTraining, clips: EncodedClips, step: int) -> EncodedClips:
-    """The clips of the batch of `step`, half of them backwards: motion of the same speed, the data set twice over.
-
-    In the first steps, as `cfg.short_share` says, they end in their middle; `last_frames` stay those of whole clips.
-    """
+    """The clips of the batch of `step`; in the first steps, as `cfg.short_share` says, they end in their middle."""
     rows = batch_rows(cfg, len(clips), step)
-    backwards = torch.rand(len(rows), generator=generator(cfg.loop.seed, step, stream=4)) < 0.5
-    latents, outer = clips.latents[rows], (clips.first_frames[rows], clips.last_frames[rows])
-    wide = backwards[:, None, None, None]
-    frames = latents.shape[1] if step >= cfg.short_share * cfg.loop.steps else -(-latents.shape[1] // 2)
+    frames = clips.latents.shape[1] if step >= cfg.short_share * cfg.loop.steps else -(-clips.latents.shape[1] // 2)
     return EncodedClips(
-        torch.where(wide[..., None], latents.flip(1), latents)[:, :frames],
-        torch.where(wide, outer[1], outer[0]),
-        torch.where(wide, outer[0], outer[1]),
-        clips.fps[rows],
-        clips.motion_bucket[rows],
+        clips.latents[rows, :frames], clips.first_frames[rows], clips.fps[rows], clips.motion_bucket[rows]
     )
 
 
@@ -169,12 +158,10 @@ def _encode(cfg: VideoTraining, autoencoder: Autoencoder, seeds: range) -> dict[
     autoencoder.to(device)
     with mixed_precision(cfg.loop):
         latents = [autoencoder.encode(clip.frames[None].to(device)).mean[0].float().cpu() * scale for clip in clips]
-    outer = torch.stack([clip.frames[[0, -1]] for clip in clips], dim=1)  # 2 n c h w
-    first, last = ((outer + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    first = torch.stack([clip.frames[0] for clip in clips])
     return {
         "latents": torch.stack(latents).half(),
-        "first_frames": first.contiguous(),
-        "last_frames": last.contiguous(),
+        "first_frames": ((first + 1) * 127.5).round().clamp(0, 255).to(torch.uint8),
         "fps": torch.tensor([clip.fps for clip in clips]),
         "motion_bucket": torch.tensor([clip.motion_bucket for clip in clips]),
     }

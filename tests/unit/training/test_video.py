@@ -115,23 +115,6 @@ def test_every_epoch_is_one_shuffle_of_the_whole_set(clips: int, size: int) -> N
     assert rows != torch.cat([video.batch_rows(other, clips, step) for step in range(4 * clips)]).tolist()
 
 
-def test_half_of_the_clips_run_backwards_with_the_frame_that_they_then_begin_with(
-    autoencoder: Autoencoder, tmp_path: Path
-) -> None:
-    clips = video.encode_clips(CFG, autoencoder, tmp_path)
-    directions = []
-    for step in range(20):
-        batch = video.batch_of(CFG, clips, step)
-        for place, row in enumerate(video.batch_rows(CFG, len(clips), step).tolist()):
-            is_backwards = not torch.equal(batch.latents[place], clips.latents[row])
-            order = (clips.last_frames, clips.first_frames) if is_backwards else (clips.first_frames, clips.last_frames)
-            assert torch.equal(batch.latents[place], clips.latents[row].flip(0) if is_backwards else clips.latents[row])
-            assert torch.equal(batch.first_frames[place], order[0][row])
-            assert torch.equal(batch.last_frames[place], order[1][row])
-            directions.append(is_backwards)
-    assert 0.3 < sum(directions) / len(directions) < 0.7
-
-
 def test_the_first_steps_see_half_of_each_clip(autoencoder: Autoencoder, tmp_path: Path) -> None:
     clips = video.encode_clips(CFG, autoencoder, tmp_path)
     cfg = dataclasses.replace(CFG, short_share=0.5)
