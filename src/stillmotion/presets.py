@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Literal
 
 from .config import config
+from .diffusion.samplers import Euler, EulerAncestral, Sampler
 from .models.autoencoder import AutoencoderConfig
 from .models.image_encoder import ImageEncoderConfig
 from .models.unet import UNetConfig
@@ -33,6 +34,7 @@ class Defaults:
     sigma_min: float = 0.002
     sigma_max: float = 700.0
     rho: float = 7.0
+    sampler: Sampler = Euler()
 
     @property
     def trained_sizes(self) -> tuple[tuple[int, int], ...]:
@@ -107,8 +109,9 @@ TINY = Preset(
         guidance=(1.0, 1.5),
         width=128,
         height=80,
-        motion_bucket=25.0,  # what it holds together through a whole clip; livelier ones dissolve
+        motion_bucket=100.0,
         sigma_max=80.0,
+        sampler=EulerAncestral(),  # fresh noise a step mends what a small network gets wrong in the steps before
     ),
 )
 

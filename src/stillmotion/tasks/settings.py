@@ -139,9 +139,9 @@ class GenerateSettings:
     guider: Annotated[GuiderName | None, Field(description="How guidance runs over the frames, by default linear.")] = (
         None
     )
-    sampler: Annotated[Sampler | None, BeforeValidator(_kind), Field(description="The solver, by default euler.")] = (
-        None
-    )
+    sampler: Annotated[
+        Sampler | None, BeforeValidator(_kind), Field(description="The solver, by default the model's own.")
+    ] = None
     sigmas: Annotated[
         Schedule | None,
         BeforeValidator(_schedule),
@@ -228,6 +228,7 @@ def own_video_settings(preset: Preset) -> VideoSettings:
         frames=own.frames,
         steps=own.steps,
         guider=Linear(low=own.guidance[0], high=own.guidance[1]),
+        sampler=own.sampler,
         sigmas=Karras(sigma_min=own.sigma_min, sigma_max=own.sigma_max, rho=own.rho),
         fps=own.fps,
         motion_bucket=own.motion_bucket,
