@@ -101,7 +101,7 @@ class TinyTraining:
     )
     clips: AutoencoderTraining = AutoencoderTraining(
         loop=LoopConfig(
-            steps=200,
+            steps=150,
             batch_size=2,
             precision="bf16",
             save_every=50,
