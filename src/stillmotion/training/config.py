@@ -112,7 +112,7 @@ class TinyTraining:
     # Less noise than the released models were trained with: these latents are small, and detail is what comes late.
     video: VideoTraining = VideoTraining(
         loop=LoopConfig(
-            steps=3000,
+            steps=3200,
             batch_size=4,
             precision="bf16",
             save_every=50,
@@ -123,7 +123,7 @@ class TinyTraining:
         sigma_mean=1.0,
         sigma_deviation=1.3,
         dropout=0.05,
-        short_share=0.7,
+        short_share=0.75,
     )
 
 

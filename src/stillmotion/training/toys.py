@@ -18,7 +18,7 @@ from ..config import config
 from .leaves import dead_leaves
 
 # A motion score of this many frame heights a second is bucket 255; slower motion is proportionally lower.
-FULL_SCALE_SPEED = 0.25
+FULL_SCALE_SPEED = 0.12
 CANVAS_HEIGHTS = 3.0  # the background canvas covers this many frame heights in each direction, then mirrors itself
 CANVAS_SIZE_PX = 256
 PALETTE = {
@@ -152,7 +152,7 @@ def _draw_shape(cfg: ToyConfig, rng: np.random.Generator, colour: str, energy: f
     """Its way can be seen before it moves: the lit side leads, and the energy says how fast it flies and spins."""
     aspect = cfg.width / cfg.height
     radius = rng.uniform(0.12, 0.21)
-    direction, speed = rng.uniform(0, 2 * math.pi), (0.04 + 0.3 * energy) * rng.uniform(0.9, 1.1)
+    direction, speed = rng.uniform(0, 2 * math.pi), (0.02 + 0.16 * energy) * rng.uniform(0.9, 1.1)
     return Shape(
         kind=str(rng.choice(SHAPES)),
         colour=colour,
@@ -160,7 +160,7 @@ def _draw_shape(cfg: ToyConfig, rng: np.random.Generator, colour: str, energy: f
         position=(rng.uniform(radius, aspect - radius), rng.uniform(radius, 1 - radius)),
         velocity=(speed * math.cos(direction), speed * math.sin(direction)),
         angle=rng.uniform(0, 2 * math.pi),
-        spin=1.5 * energy,
+        spin=0.8 * energy,
     )
 
 
