@@ -10,6 +10,7 @@ from PIL import Image
 
 from stillmotion.errors import Cancelled, UsageError
 from stillmotion.events import Progress
+from stillmotion.media.still import read_picture
 from stillmotion.tasks.generate import generate, plan
 from stillmotion.tasks.settings import GenerateSettings
 
@@ -124,6 +125,25 @@ def test_auto_takes_the_trained_size_of_each_images_shape(tmp_path: Path) -> Non
     assert planned.request.size_of(planned.width * 3, planned.height * 2) == (1024, 576)
     assert planned.request.size_of(300, 500) == (576, 1024)
     assert planned.request.size_of(500, 480) == (768, 768)
+
+
+@pytest.mark.slow
+def test_auto_decodes_a_large_photograph_no_larger_than_its_own_size_needs(tmp_path: Path, monkeypatch) -> None:
+    wanted = []
+
+    def read(path, at_s, at_least, background):
+        wanted.append(at_least)
+        return read_picture(path, at_s, at_least, background)
+
+    photo = tmp_path / "in" / "photo.jpg"
+    upright = Image.Exif()
+    upright[0x0112] = 6
+    Image.new("RGB", (5000, 3000)).save(photo, exif=upright)
+    monkeypatch.setattr("stillmotion.tasks.request.read_picture", read)
+    planned = plan(dataclasses.replace(asked(tmp_path, size="auto", model="svd"), image=str(photo)))
+    assert wanted == [(576, 1024)] and (planned.width, planned.height) == (576, 1024)
+    picture = planned.request.picture(planned.request.sources[0])
+    assert picture.whole == (3000, 5000) and picture.fitted.startswith("3000x5000 ")
 
 
 def test_a_size_off_the_trainings_is_said(tmp_path: Path) -> None:
