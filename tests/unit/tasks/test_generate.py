@@ -135,12 +135,12 @@ def test_auto_decodes_a_large_photograph_no_larger_than_its_own_size_needs(tmp_p
         wanted.append(at_least)
         return read_picture(path, at_s, at_least, background)
 
-    photo = tmp_path / "in" / "photo.jpg"
+    photo, settings = tmp_path / "photo.jpg", asked(tmp_path, size="auto", model="svd")
     upright = Image.Exif()
     upright[0x0112] = 6
     Image.new("RGB", (5000, 3000)).save(photo, exif=upright)
     monkeypatch.setattr("stillmotion.tasks.request.read_picture", read)
-    planned = plan(dataclasses.replace(asked(tmp_path, size="auto", model="svd"), image=str(photo)))
+    planned = plan(dataclasses.replace(settings, image=str(photo)))
     assert wanted == [(576, 1024)] and (planned.width, planned.height) == (576, 1024)
     picture = planned.request.picture(planned.request.sources[0])
     assert picture.whole == (3000, 5000) and picture.fitted.startswith("3000x5000 ")
