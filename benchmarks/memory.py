@@ -29,8 +29,9 @@ from suite.networks import write_sparse_folder
 from stillmotion.checkpoints.load import folder_networks, load, load_network
 from stillmotion.config import parse, to_tree
 from stillmotion.files import atomic_path
+from stillmotion.models.heap import trim
 from stillmotion.pipelines.image_to_video import VideoSettings, animate
-from stillmotion.pipelines.memory import Ladder, Workload, predict, trim
+from stillmotion.pipelines.memory import Ladder, Workload, predict
 from stillmotion.placement import DTYPES, Placement, Stage
 from stillmotion.presets import SVD, TINY, Preset
 
