@@ -1,4 +1,4 @@
-"""The C library's heap, where it is glibc: what of it goes back to the system, and when. Elsewhere nothing here acts."""
+"""The C library's heap, where it is glibc: what of it goes back to the system. Elsewhere nothing here acts."""
 
 from __future__ import annotations
 

@@ -6,9 +6,10 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 from PIL import Image
 
-from stillmotion.errors import Cancelled, UsageError
+from stillmotion.errors import Cancelled, HubError, UsageError
 from stillmotion.events import Progress
 from stillmotion.media.still import read_picture
 from stillmotion.tasks.generate import generate, plan
@@ -150,6 +151,14 @@ def test_a_size_off_the_trainings_is_said(tmp_path: Path) -> None:
     made = next(generate(asked(tmp_path)))
     assert made.notes == ("64x64 is off the sizes that tiny was trained at: 128x80.",)
     assert next(generate(asked(tmp_path, size=None))).notes == ()
+
+
+def test_a_model_that_cannot_be_had_is_refused_before_anything_is_planned(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("stillmotion.tasks.generate.placement_for", lambda *_: pytest.fail("it was planned"))
+    with pytest.raises(HubError, match="HF_HUB_OFFLINE"):
+        next(generate(asked(tmp_path, model="svd")))
 
 
 def test_no_image_and_no_recipe_is_refused() -> None:
