@@ -14,15 +14,20 @@ import sys
 import tempfile
 import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from stillmotion.errors import MediaError
+from stillmotion.errors import MediaError, StillmotionError
 from stillmotion.media import decoding
+from stillmotion.media.document import read_document
 from stillmotion.media.images import FORMATS, read_image
+from stillmotion.media.probe import media_kind, probe, probe_image
+from stillmotion.media.still import read_picture
+from stillmotion.media.video import read_video
 
 try:
     import pillow_heif
@@ -194,6 +199,28 @@ def test_bombs_are_refused_or_read_at_once_and_in_little_memory(tmp_path: Path) 
         assert (REFUSED.get(path.name, "\n") in problem) if problem else path.name not in REFUSED
         assert seconds <= 0.2
         assert megabytes <= 64
+
+
+@pytest.mark.parametrize("read", [media_kind, probe, probe_image, read_video, read_document, read_picture])
+def test_bombs_are_harmless_at_every_door(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    calm = tmp_path / "calm.png"
+    Image.new("RGB", (8, 8)).save(calm)
+    for path in [calm, *_bombs(tmp_path)]:
+        began = time.process_time()
+        try:
+            read(path)
+        except StillmotionError as error:
+            assert "expected" in str(error) and "\n" not in str(error)
+        assert time.process_time() - began <= 0.2 or path is calm  # the first imports what is needed
+
+
+def test_what_an_animation_claims_is_refused_as_a_video(tmp_path: Path) -> None:
+    _bombs(tmp_path)
+    for name in ("frames.gif", "2^31 frames.png"):
+        for read in (probe, read_video):
+            with pytest.raises(MediaError, match="expected at most 4096"):
+                read(tmp_path / name)
+        assert read_picture(tmp_path / name).mode == "RGB"  # its first picture is sound
 
 
 def _large(folder: Path) -> list[Path]:
