@@ -18,6 +18,7 @@ from PIL import Image, ImageChops, ImageCms, ImageColor
 
 from ..errors import MediaError, UsageError
 from ..files import atomic_path
+from .blocks import check_few_blocks
 from .decoding import check_decoding
 from .jpeg import check_segments
 
@@ -204,6 +205,7 @@ def open_image(file: IO[bytes], name: str) -> Image.Image:
     Raises MediaError for one that is too large, or needs a package that is missing, and DECODER_ERRORS.
     """
     check_segments(file, name)
+    check_few_blocks(file, name)
     _check_webp(file, name)
     # Pillow warns from 89 megapixels on, which photos of 100 have: MAX_PIXELS is checked instead. Its other warnings
     # here announce the error that follows.
