@@ -25,6 +25,8 @@ def trim() -> None:
 def blocks_given_back() -> Iterator[None]:
     """In this block large tensors leave nothing in the heap when they are freed, as those above 32 MB always do.
 
+    But for those that fit into a hole which was there before: `trim` gives its pages back, and the hole stays.
+
     Otherwise holes stay between what lives on, such as kernels compiled meanwhile, into which no larger tensor fits:
     a decoder that holds all frames of 160x256 took twice what it had in use. Each tensor costs the system's zeroing.
     """
