@@ -33,6 +33,7 @@ from stillmotion.diffusers_api import (
     load_image,
 )
 from stillmotion.diffusers_api.generation import check_generators
+from stillmotion.diffusers_api.memory import savings_left
 from stillmotion.diffusers_api.offload import Offload
 from stillmotion.diffusers_api.pretrained import shard_bytes
 from stillmotion.errors import Cancelled, CheckpointError, MediaError, StillmotionError, UsageError
@@ -599,6 +600,71 @@ def test_bad_sources_are_refused(folder, tmp_path):
         StableVideoDiffusionPipeline.from_pretrained(folder, use_safetensors=False)
     with pytest.raises(UsageError, match="torch_dtype"):
         StableVideoDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.int8)
+
+
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: can't allocate memory: 8 bytes"),
+    MemoryError(),
+]
+LAYERS = {
+    "encoding": lambda pipe: pipe.vae.quant_conv,
+    "denoising": lambda pipe: pipe.unet.conv_in,
+    "decoding": lambda pipe: pipe.vae.decoder.conv_in,
+}
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("stage", list(LAYERS))
+def test_running_out_of_memory_is_one_sentence_and_the_next_call_works(stage, error, pipe):
+    def fail(module, inputs):
+        raise error
+
+    handle = LAYERS[stage](pipe).register_forward_pre_hook(fail)
+    try:
+        with pytest.raises(StillmotionError, match=f"memory ran out in {stage} at 3 frames of 32x32; try ") as caught:
+            pipe(**small(output_type="np"))
+    finally:
+        handle.remove()
+    assert caught.value.__cause__ is None and caught.value.__context__ is None  # no trace keeps tensors alive
+    said = str(caught.value)
+    assert "\n" not in said and "torch.bfloat16" in said
+    assert said.endswith(", fewer num_frames or a smaller height and width.")
+    assert pipe(**small(output_type="np")).frames.shape == (1, 3, 32, 32, 3)
+
+
+def test_it_says_so_of_latents_that_are_decoded_alone_and_other_errors_pass(pipe):
+    errors = [OUT_OF_MEMORY[0], RuntimeError("shapes do not match")]
+
+    def fail(module, inputs):
+        raise errors.pop(0)
+
+    pipe.chunked = "independent"
+    handle = pipe.vae.decoder.conv_in.register_forward_pre_hook(fail)
+    try:
+        with pytest.raises(
+            StillmotionError, match=r"2 videos of 3 frames of 64x64; try num_vid.*, decode_chunk_size=1, "
+        ):
+            pipe.decode_latents(torch.zeros(2, 3, 4, 8, 8), 3)
+        with pytest.raises(RuntimeError, match="shapes"):
+            pipe.decode_latents(torch.zeros(2, 3, 4, 8, 8), 3)
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize(
+    ("offload", "chunk", "first"),
+    [
+        (None, 14, ["decode_chunk_size=1", "enable_model_cpu_offload()"]),
+        (None, 1, ["enable_model_cpu_offload()"]),
+        ("model", 1, ["enable_sequential_cpu_offload()"]),
+        ("sequential", 1, []),
+    ],
+)
+def test_what_is_set_already_is_not_proposed(offload, chunk, first):
+    known = {"videos": 1, "chunk": chunk, "needs_chunk": True, "offload": offload, "is_on_cpu": False}
+    always = ["fewer num_frames", "a smaller height and width"]
+    assert savings_left("decoding", **known, dtype=torch.float16) == first + always
 
 
 def test_progress_is_shown_unless_disabled(pipe, capsys):

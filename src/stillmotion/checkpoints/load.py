@@ -148,6 +148,15 @@ def shape_of(source: str | Path, config: Preset | str | Path | None = None, revi
     return folder_preset(source, locate(source, diffusers.DOCUMENTS, revision))
 
 
+def check_reachable(source: str | Path, revision: str | None = None) -> None:
+    """Raise what `load` raises where a source is nowhere: no such folder, or a repository that cannot be had.
+
+    Of a repository the configurations are fetched, some kilobytes, unless they are in the cache; a file is not opened.
+    """
+    if not is_single_file(source):
+        locate(source, diffusers.DOCUMENTS, revision)
+
+
 def locate(
     source: str | Path, patterns: Sequence[str], revision: str | None = None, access: hub.Access = hub.BY_ENVIRONMENT
 ) -> Path:

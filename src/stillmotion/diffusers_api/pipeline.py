@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -42,12 +43,14 @@ from .generation import (
     weights_of,
 )
 from .media import Images, Picture, as_output, pictures, stretched, to_signed
+from .memory import out_of_memory, savings_left, within_memory
 from .networks import NormEps
 from .offload import Kind, Offload, device_of, offload_to
 from .records import Config, Output
 from .request import Request, StepCallback, check_components, check_request, selected
 
 SIZE_UNIT = 8  # pixels; diffusers refuses other sizes whatever the autoencoder
+Result = TypeVar("Result")
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
@@ -324,7 +327,8 @@ class StableVideoDiffusionPipeline:
         callback_on_step_end: called behind each step with the pipeline, the step, its timestep and {"latents": ...};
         what it returns under "latents" replaces them.
         return_dict: False gives a tuple of one.
-        Raises UsageError before any work, Cancelled behind `interrupt`, MediaError where a video came out as NaN.
+        Raises UsageError before any work, Cancelled behind `interrupt`, MediaError where a video came out as NaN, and
+        StillmotionError where memory runs out, saying which settings need less.
         """
         self._interrupt = False
         if output_type not in OUTPUT_TYPES:
@@ -350,7 +354,7 @@ class StableVideoDiffusionPipeline:
         levels = self._check(request)
         self._guidance_scale = guidance_ramp(min_guidance_scale, max_guidance_scale, count).to(self._execution_device)
         made = self._generate(request, levels)
-        frames = made if output_type == "latent" else as_output(self._decode(made, request.chunk), output_type)
+        frames = made if output_type == "latent" else self._output(made, request.chunk, output_type)
         return StableVideoDiffusionPipelineOutput(frames=frames) if return_dict else (frames,)
 
     def preview(self) -> list[list[Image.Image]]:
@@ -372,7 +376,8 @@ class StableVideoDiffusionPipeline:
                 f"num_frames is {num_frames} and decode_chunk_size {decode_chunk_size} for {latents.shape[1]} frames; "
                 "expected their number, and at least 1."
             )
-        return self._decode(latents, decode_chunk_size).transpose(1, 2)
+        decoding = functools.partial(self._decode, latents, decode_chunk_size)
+        return self._within_memory("decoding", latents.shape, decode_chunk_size, decoding).transpose(1, 2)
 
     @property
     def _execution_device(self) -> torch.device:
@@ -412,14 +417,16 @@ class StableVideoDiffusionPipeline:
 
     def _generate(self, request: Request, levels: Float[Tensor, " n"]) -> Float[Tensor, "b t c h w"]:
         """Scaled latents. The draws: each image's noise, also where its strength is 0, then the latents'."""
-        condition = self._condition(request)
+        shape = self._latents_shape(request)
+        condition = self._within_memory("encoding", shape, request.chunk, functools.partial(self._condition, request))
         dtype = condition.context.dtype
         if request.latents is None:
-            noise = draw_noise(self._latents_shape(request), request.generator, self._execution_device, dtype)
+            noise = draw_noise(shape, request.generator, self._execution_device, dtype)
         else:
             noise = request.latents.to(self._execution_device)
         start = noise.float() * start_scale(levels).to(noise.device)
-        return self._sample(condition, start, levels, request.callback).to(dtype)
+        denoising = functools.partial(self._sample, condition, start, levels, request.callback)
+        return self._within_memory("denoising", shape, request.chunk, denoising).to(dtype)
 
     def _condition(self, request: Request) -> Condition:
         device = self._execution_device
@@ -488,6 +495,32 @@ class StableVideoDiffusionPipeline:
         decode = frame_decoder(self.vae, self.chunked)
         with self._use(self.vae):
             return decode(latents.to(self._execution_device), chunk, stop_if_asked)
+
+    def _output(self, latents: Float[Tensor, "b t c h w"], chunk: int, output_type: str) -> Any:
+        def finished() -> Any:
+            return as_output(self._decode(latents, chunk), output_type)
+
+        return self._within_memory("decoding", latents.shape, chunk, finished)
+
+    def _within_memory(self, stage: str, shape: Sequence[int], chunk: int, run: Callable[[], Result]) -> Result:
+        """What `run` returns, with one sentence where memory runs out; `shape` is that of the latents."""
+
+        def sentence() -> str:
+            savings = savings_left(
+                stage,
+                videos=shape[0],
+                chunk=chunk,
+                needs_chunk=self.chunked == "independent" or not is_on_cpu,
+                offload=None if self._offload is None else self._offload.kind,
+                is_on_cpu=is_on_cpu,
+                dtype=self.dtype,
+            )
+            height, width = (side * self.vae_scale_factor for side in shape[-2:])
+            videos = f"{shape[0]} videos of " if shape[0] > 1 else ""
+            return out_of_memory(stage, f"{videos}{shape[1]} frames of {width}x{height}", savings)
+
+        is_on_cpu = self._execution_device.type == "cpu"
+        return within_memory(run, self._execution_device, sentence)
 
     def _stop_if_asked(self, done: str) -> None:
         if self._interrupt:

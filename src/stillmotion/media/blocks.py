@@ -6,6 +6,7 @@ Each walk is bounded by the file's own size and by MAX_BLOCKS, and never trusts 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import IO, Literal
 from ..errors import MediaError
 
 MAX_BLOCKS = 1_000_000  # about a second of walking
+MAX_STILL_BLOCKS = 100_000  # that Pillow may read one by one, in Python; a png of 200 MB from libpng has 25,000
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MATROSKA_SIGNATURE = b"\x1a\x45\xdf\xa3"
 # The types of the first box in files of the ISO and QuickTime families.
@@ -125,6 +127,44 @@ def gif_blocks(source: Source) -> Iterator[Block]:
         else:
             raise source.damaged()
         yield source.block(kind, start, place, source.size)
+
+
+def check_few_blocks(file: IO[bytes], name: str) -> None:
+    """Raise MediaError for a png of too many chunks, or a gif of too many pieces before its first picture.
+
+    Any other file passes, and so does a damaged one. The file stands at its start afterwards.
+    """
+    file.seek(0)
+    head = file.read(13)
+    pieces: Iterator[None] = iter(())
+    if head.startswith(PNG_SIGNATURE):
+        pieces = _png_pieces(file)
+    elif head.startswith((b"GIF87a", b"GIF89a")) and len(head) == 13:
+        pieces = _gif_pieces(file, 13 + _colours(head[10]))
+    too_many = next(itertools.islice(pieces, MAX_STILL_BLOCKS, None), False) is None
+    file.seek(0)
+    if too_many:
+        raise MediaError(f"{name} is cut into over {MAX_STILL_BLOCKS} pieces; expected an image of at most as many.")
+
+
+def _png_pieces(file: IO[bytes]) -> Iterator[None]:
+    file.seek(len(PNG_SIGNATURE))
+    while len(head := file.read(8)) == 8 and head[4:] != b"IEND":
+        yield
+        file.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)
+
+
+def _gif_pieces(file: IO[bytes], start: int) -> Iterator[None]:
+    # Sub-blocks of extensions, and bytes that belong to nothing, which Pillow passes over.
+    file.seek(start)
+    while (kind := file.read(1)) not in (b"", b"\x2c", b"\x3b"):
+        yield
+        if kind != b"\x21":
+            continue
+        file.seek(1, os.SEEK_CUR)
+        while (size := file.read(1)) not in (b"", b"\0"):
+            yield
+            file.seek(size[0], os.SEEK_CUR)
 
 
 def sub_blocks(source: Source, block: Block, cap: int) -> bytes:

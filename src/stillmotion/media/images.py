@@ -18,13 +18,15 @@ from PIL import Image, ImageChops, ImageCms, ImageColor
 
 from ..errors import MediaError, UsageError
 from ..files import atomic_path
+from .blocks import check_few_blocks
+from .decoding import check_decoding
+from .jpeg import check_segments
 
 MAX_FILE_BYTES = 256 * 1024**2  # a 100-megapixel photo as an 8-bit png is about 200 MiB
 MAX_PIXELS = 120_000_000  # the 100-megapixel sensors of cameras and phones, with a margin
-# Formats whose decoders hold several copies of the whole picture: these take about 500 MB to read.
+# Formats whose decoders hold several copies of the whole picture.
 MAX_PIXELS_OF = {"WEBP": 30_000_000, "AVIF": 50_000_000, "HEIF": 50_000_000}
 MAX_SCANS = 100  # of a progressive JPEG, each of which passes over the whole picture; encoders write about ten
-MAX_EXIF_BYTES = 1024**2  # of a JPEG, in all its segments; Pillow joins them one by one, in quadratic time
 REDUCED_FROM = 16_000_000  # pixels; below, an image is kept whole whatever size is asked for
 BAND_PIXELS = 1 << 20
 SUFFIXES = (
@@ -73,7 +75,8 @@ def read_image(path: Path, at_least: tuple[int, int] | None = None, background: 
     smaller than that: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size, and what then has more than REDUCED_FROM
     pixels is averaged to a whole fraction, at least twice `at_least`. Raises UsageError for another colour, MediaError
     for a missing, damaged, truncated or unknown file, and, before decoding anything, for one of more than
-    MAX_FILE_BYTES, or of more pixels than its format may have: MAX_PIXELS_OF, or else MAX_PIXELS.
+    MAX_FILE_BYTES, of more pixels than its format may have, MAX_PIXELS_OF or else MAX_PIXELS, or whose decoder takes
+    more than decoding.MAX_DECODING_BYTES.
     """
     path = Path(path)
     try:
@@ -92,6 +95,7 @@ def read_image_file(
         with open_image(file, name) as image:
             if at_least is not None and image.format in ("JPEG", "MPO"):
                 image.draft(None, (at_least[1], at_least[0]) if _orientation(image) >= 5 else at_least)
+            check_decoding(image, file, name)
             flat, turn = _flat(image, colour, at_least)
         return flat if turn is None else flat.transpose(turn)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # the latter where warnings are errors
@@ -200,7 +204,8 @@ def open_image(file: IO[bytes], name: str) -> Image.Image:
 
     Raises MediaError for one that is too large, or needs a package that is missing, and DECODER_ERRORS.
     """
-    _check_exif(file, name)
+    check_segments(file, name)
+    check_few_blocks(file, name)
     _check_webp(file, name)
     # Pillow warns from 89 megapixels on, which photos of 100 have: MAX_PIXELS is checked instead. Its other warnings
     # here announce the error that follows.
@@ -254,19 +259,6 @@ def _open_heic(file: IO[bytes], name: str) -> Image.Image:
             f"{name} is a HEIC image, which needs the package pillow-heif; expected it from stillmotion[heic]."
         ) from None
     return plugin.HeifImageFile(file)
-
-
-def _check_exif(file: IO[bytes], name: str) -> None:
-    # The segments of a JPEG before its pixels: a marker, a length that counts itself, the content.
-    exif_bytes, is_jpeg = 0, file.read(2) == b"\xff\xd8"
-    while is_jpeg and len(head := file.read(10)) == 10 and head[0] == 0xFF and head[1] not in (0xD9, 0xDA):
-        length = int.from_bytes(head[2:4], "big")
-        exif_bytes += length if head[1] == 0xE1 and head[4:] == b"Exif\0\0" else 0
-        file.seek(max(length, 2) - 8, os.SEEK_CUR)
-    file.seek(0)
-    if exif_bytes > MAX_EXIF_BYTES:
-        limit = MAX_EXIF_BYTES // 1024
-        raise MediaError(f"{name} has {exif_bytes // 1024} KiB of EXIF; expected an image of at most {limit} KiB.")
 
 
 def _check_scans(file: IO[bytes], name: str) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from ..errors import MediaError, UsageError
 from .colour import siting, to_array, turned
+from .decoding import check_decoding
 from .images import (
     DECODER_ERRORS,
     EXPECTED,
@@ -106,6 +107,7 @@ def _frame_or_refusal(path: Path, at_s: float, background: str) -> Image.Image:
 def _animation_at(path: Path, at_s: float, background: str) -> Image.Image:
     try:
         with path.open("rb") as file, open_image(file, str(path)) as image:
+            check_decoding(image, file, str(path))
             end_s = _walk(image, path, at_s)
             if at_s <= end_s + SAME_TIME_S:
                 return upright_rgb(image, background)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -22,6 +23,7 @@ from ..errors import UsageError
 from ..events import Progress, Watch, unwatched
 from ..models.autoencoder import Autoencoder, decode_in_chunks
 from ..models.compiled import Compiled
+from ..models.heap import blocks_given_back
 from ..models.prepared import Network, is_plain, prepared
 from ..models.streaming import can_stream, decode_streamed
 from ..models.unet import UNet
@@ -191,7 +193,9 @@ def decode(
     with stage.use(autoencoder):
         unscaled = (latents / scale).to(stage.dtype_of(autoencoder))
         if not is_streamed:
-            return decode_in_chunks(autoencoder.decode, unscaled, frames_at_once, watch)
+            on_cpu = unscaled.device.type == "cpu"
+            with blocks_given_back() if on_cpu else contextlib.nullcontext():
+                return decode_in_chunks(autoencoder.decode, unscaled, frames_at_once, watch)
         rows, park = savings.decode_rows, savings.park
         run = functools.partial(decode_streamed, autoencoder, unscaled, frames_at_once, rows_at_once=rows, park=park)
         return run(watch=watch) if stage.compiled is None else stage.compiled.around(lambda _: run(watch=watch))

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import dataclasses
 import functools
 import gc
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,6 +16,7 @@ from ..diffusion.guidance import scales
 from ..errors import StillmotionError, UsageError
 from ..models.autoencoder import Autoencoder
 from ..models.components import Components
+from ..models.heap import trim
 from ..models.image_encoder import build_image_encoder
 from ..models.mapped import CAN_GIVE_BACK
 from ..models.memory import KERNEL_BYTES, META, MOST_KERNELS, Counted, count, weight_bytes
@@ -183,13 +181,6 @@ def free_caches(device: torch.device) -> None:
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
-
-
-def trim() -> None:
-    """Give back what the C library keeps of freed tensors, where it is glibc: frames of up to 32 MB stay otherwise."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)
 
 
 def out_of_memory(load: Workload, stage_name: str) -> str:

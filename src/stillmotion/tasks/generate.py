@@ -17,7 +17,7 @@ from PIL import Image
 from torch import nn
 
 from ..checkpoints.fingerprint import components_sha256
-from ..checkpoints.load import Loaded, load, load_network
+from ..checkpoints.load import Loaded, check_reachable, load, load_network
 from ..errors import Cancelled, StillmotionError, UsageError
 from ..evaluation.freeze import is_frozen
 from ..events import Progress, Watch, unwatched
@@ -196,9 +196,10 @@ def generate(settings: GenerateSettings, watch: Watch = unwatched, recipe: Recip
     An image that cannot be animated does not stop the others: its Made carries the reason; a single one raises it.
     A video takes its name when it is whole, never one that exists, also when two runs share a folder. `recipe` stands
     for the one that `settings.recipe` names, where it is read already. Raises UsageError for settings that cannot be,
-    before any weights are read.
+    and HubError for a model that cannot be had, before any weights are read.
     """
     request = make_request(settings, recipe)
+    check_reachable(request.model)  # planning takes seconds, for a released model
     if request.size is not None:
         placement_for(request, *request.size)  # refuses a budget that is too small before anything is read
     preview = _preview_file(request, watch)

@@ -106,13 +106,17 @@ class Request:
 
     def picture(self, source: Source) -> Picture:
         """Read and fit one image. Raises MediaError, UsageError."""
-        whole = self._from_recipe() if source.path is None else self._read(source.path)
-        size = self.size_of(whole.width, whole.height)
+        known = source.path and upright_size(source.path)
+        if source.path is None:
+            whole = self._from_recipe()
+        else:
+            whole = self._read(source.path, self.size_of(*known) if known else self.size)
+        # A large photograph is decoded no larger than it is needed; what is chosen and said is by the file's own size.
+        width, height = known or whole.size
+        size = self.size_of(width, height)
         image, how = whole, self.fitting
         if size != whole.size or source.path is not None:
             image = fit(whole, *size, self.fit, focus=how.focus, pad_colour=how.pad_colour)
-        # A large photograph is decoded no larger than it is needed; what is said is the file's own size.
-        width, height = (source.path and upright_size(source.path)) or whole.size
         second = "" if source.path is None or how.at is None else f" at {how.at:g} s"
         fitted = f"{width}x{height}{second} {FITTED[self.fit]} to {size[0]}x{size[1]}"
         return Picture(image, (width, height), fitted)
@@ -144,8 +148,8 @@ class Request:
             return (f"--size {near[0]}x{near[1]} would cut less from this image.",)
         return ()
 
-    def _read(self, path: Path) -> Image.Image:
-        return read_picture(path, self.fitting.at, at_least=self.size, background=self.fitting.background)
+    def _read(self, path: Path, at_least: tuple[int, int] | None) -> Image.Image:
+        return read_picture(path, self.fitting.at, at_least=at_least, background=self.fitting.background)
 
     def _from_recipe(self) -> Image.Image:
         assert self.recipe is not None

@@ -14,14 +14,25 @@ import sys
 import tempfile
 import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from stillmotion.errors import MediaError
+from stillmotion.errors import MediaError, StillmotionError
+from stillmotion.media import decoding
+from stillmotion.media.document import read_document
 from stillmotion.media.images import FORMATS, read_image
+from stillmotion.media.probe import media_kind, probe, probe_image
+from stillmotion.media.still import read_picture
+from stillmotion.media.video import read_video
+
+try:
+    import pillow_heif
+except ImportError:  # an extra
+    pillow_heif = None
 
 FRAME = (1024, 576)
 STATUS = Path("/proc/self/status")
@@ -50,6 +61,11 @@ def _seeds() -> list[bytes]:
         for each, options in more:
             buffer = io.BytesIO()
             each.save(buffer, format=kind, **options)
+            found.append(buffer.getvalue())
+    if pillow_heif is not None:
+        for each in (rgba, rgba.convert("RGB")):
+            buffer = io.BytesIO()
+            pillow_heif.from_pillow(each).save(buffer)
             found.append(buffer.getvalue())
     return found
 
@@ -131,6 +147,12 @@ def _png(width: int, height: int, before_pixels: bytes = b"", pixels: bytes = b"
     return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + rest
 
 
+def with_size(jpeg: bytes, width: int, height: int) -> bytes:
+    """A progressive JPEG that claims another size."""
+    place = jpeg.index(b"\xff\xc2") + 5
+    return jpeg[:place] + height.to_bytes(2, "big") + width.to_bytes(2, "big") + jpeg[place + 4 :]
+
+
 def _bombs(folder: Path) -> list[Path]:
     drawing = b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>"
     whole = io.BytesIO()
@@ -139,15 +161,16 @@ def _bombs(folder: Path) -> list[Path]:
     Image.new("RGB", (64, 64), "red").save(photo, format="JPEG")
     segment = b"\xff\xe1\xff\xffExif\0\0" + b"x" * (65535 - 8)
     passes = io.BytesIO()
-    Image.new("RGB", (64, 64), "red").save(passes, format="JPEG", progressive=True)
+    Image.new("RGB", (64, 64), "red").save(passes, format="JPEG", progressive=True, subsampling=0)
     scan = passes.getvalue()[passes.getvalue().rindex(b"\xff\xda") : -2]
     compressor = zlib.compressobj(9)
     dark = b"".join(compressor.compress(bytes(1501)) for _ in range(12000)) + compressor.flush()
     frame = b"\x21\xf9\x04\0\x01\0\0\0\x2c\0\0\0\0\x01\0\x01\0\0\x02\x02\x44\x01\0"
+    gif = b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\xff\xff\xff;"
     claims = _chunk(b"acTL", (2**31).to_bytes(4, "big") + bytes(4))
     files = {
         "144 megapixels.png": _png(12000, 12000, pixels=dark),
-        "frames.gif": b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\xff\xff\xff" + frame * 10_000 + b";",
+        "frames.gif": gif[:-1] + frame * 10_000 + b";",
         "2^31 frames.png": _png(8, 1, claims, zlib.compress(b"\0\0")),
         "strip.png": _png(1, 1_000_000, pixels=zlib.compress(bytes(2_000_000))),
         "polyglot.png": whole.getvalue() + b"PK\x03\x04" + bytes(26) + b"PK\x05\x06" + bytes(18),
@@ -155,6 +178,14 @@ def _bombs(folder: Path) -> list[Path]:
         "eps.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
         "exif.jpg": photo.getvalue()[:2] + segment * 200 + photo.getvalue()[2:],
         "passes.jpg": passes.getvalue()[:-2] + scan * 2000 + passes.getvalue()[-2:],
+        "exif behind a stray.jpg": photo.getvalue()[:2] + segment + b"\0" + segment * 200 + photo.getvalue()[2:],
+        "strays.jpg": photo.getvalue()[:20] + bytes(20_000_000) + photo.getvalue()[20:],
+        "segments.jpg": photo.getvalue()[:20] + b"\xff\xfe\0\2" * 5_000_000 + photo.getvalue()[20:],
+        "chunks.png": whole.getvalue()[:33] + _chunk(b"aaAa", b"") * 1_000_000 + whole.getvalue()[33:],
+        "comments.gif": gif[:-1] + b"\x21\xfe\1a\0" * 1_000_000 + frame + b";",
+        "notes.gif": gif[:-1] + b"\x21\xfe" + b"\1a" * 2_000_000 + b"\0" + frame + b";",
+        "strays.gif": gif[:-1] + bytes(5_000_000) + frame + b";",
+        "coefficients.jpg": with_size(passes.getvalue(), 12000, 9900),
     }
     for name, data in files.items():
         (folder / name).write_bytes(data)
@@ -162,7 +193,9 @@ def _bombs(folder: Path) -> list[Path]:
 
 
 REFUSED = {"144 megapixels.png": "12000x12000", "svg.png": "not those", "eps.png": "not those", "passes.jpg": "passes"}
-REFUSED |= {"exif.jpg": "KiB of EXIF"}
+REFUSED |= {"exif.jpg": "KiB of EXIF", "exif behind a stray.jpg": "KiB of EXIF", "strays.jpg": "belong to nothing"}
+REFUSED |= dict.fromkeys(("chunks.png", "comments.gif", "notes.gif", "strays.gif"), "pieces")
+REFUSED |= {"segments.jpg": "segments", "coefficients.jpg": "MB to decode its JPEG"}
 
 
 def test_bombs_are_refused_or_read_at_once_and_in_little_memory(tmp_path: Path) -> None:
@@ -172,6 +205,59 @@ def test_bombs_are_refused_or_read_at_once_and_in_little_memory(tmp_path: Path) 
         assert (REFUSED.get(path.name, "\n") in problem) if problem else path.name not in REFUSED
         assert seconds <= 0.2
         assert megabytes <= 64
+
+
+@pytest.mark.parametrize("read", [media_kind, probe, probe_image, read_video, read_document, read_picture])
+def test_bombs_are_harmless_at_every_door(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    calm = tmp_path / "calm.png"
+    Image.new("RGB", (8, 8)).save(calm)
+    for path in [calm, *_bombs(tmp_path)]:
+        began = time.process_time()
+        try:
+            read(path)
+        except StillmotionError as error:
+            assert "expected" in str(error) and "\n" not in str(error)
+        assert time.process_time() - began <= 2 or path is calm  # the first imports what is needed
+
+
+def test_what_an_animation_claims_is_refused_as_a_video(tmp_path: Path) -> None:
+    _bombs(tmp_path)
+    for name in ("frames.gif", "2^31 frames.png"):
+        for read in (probe, read_video):
+            with pytest.raises(MediaError, match="expected at most 4096"):
+                read(tmp_path / name)
+        assert read_picture(tmp_path / name).mode == "RGB"  # its first picture is sound
+
+
+def _large(folder: Path) -> list[Path]:
+    """An image of each kind whose decoder holds more than the picture, of some megapixels."""
+    pattern = np.random.default_rng(0).integers(0, 256, (8, 8, 4)).astype(np.uint8)
+    rgba = Image.fromarray(np.tile(pattern, (400, 600, 1)))
+    rgb, cmyk, kinds = rgba.convert("RGB"), rgba.convert("RGB").convert("CMYK"), {}
+    kinds["4.jpg"] = (cmyk, {"progressive": True})
+    kinds["3.jpg"] = (rgb, {"progressive": True, "subsampling": 0})
+    kinds["plain.jpg"] = (cmyk, {})
+    kinds["strip.tif"] = (rgb, {"compression": "tiff_adobe_deflate", "strip_size": 1 << 30})
+    kinds["rows.tif"] = (rgb, {"compression": "tiff_adobe_deflate"})
+    kinds["4.avif"] = (rgba, {"subsampling": "4:4:4", "speed": 10, "quality": 30})
+    kinds["3.avif"] = (rgb, {"speed": 10, "quality": 30})
+    for name, (image, options) in kinds.items():
+        image.save(folder / name, **options)
+    return [folder / name for name in kinds]
+
+
+@pytest.mark.slow
+def test_what_decoding_is_said_to_take_is_what_it_takes(tmp_path: Path) -> None:
+    for path in _large(tmp_path):
+        ((problem, _, megabytes),) = in_a_child(str(path))  # alone, for memory that was freed is taken again
+        assert problem == ""
+        with path.open("rb") as file, Image.open(file) as image:
+            if path.suffix == ".jpg":
+                image.draft(None, FRAME)
+            said = decoding.decoding_bytes(image, file, path.name) / 1e6
+            beside = 4 * image.width * image.height / 1e6  # the result; these are below what is made smaller
+        print(f"{path.name}: {said:.1f} MB said, {beside:.1f} for the result, {megabytes:.1f} measured")
+        assert 0.95 * said <= 1.024 * megabytes <= 1.1 * said + beside + 16
 
 
 @pytest.mark.parametrize("tail", [b"", b"\0" * 100])

@@ -6,10 +6,12 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 from PIL import Image
 
-from stillmotion.errors import Cancelled, UsageError
+from stillmotion.errors import Cancelled, HubError, UsageError
 from stillmotion.events import Progress
+from stillmotion.media.still import read_picture
 from stillmotion.tasks.generate import generate, plan
 from stillmotion.tasks.settings import GenerateSettings
 
@@ -126,10 +128,37 @@ def test_auto_takes_the_trained_size_of_each_images_shape(tmp_path: Path) -> Non
     assert planned.request.size_of(500, 480) == (768, 768)
 
 
+@pytest.mark.slow
+def test_auto_decodes_a_large_photograph_no_larger_than_its_own_size_needs(tmp_path: Path, monkeypatch) -> None:
+    wanted = []
+
+    def read(path, at_s, at_least, background):
+        wanted.append(at_least)
+        return read_picture(path, at_s, at_least, background)
+
+    photo, settings = tmp_path / "photo.jpg", asked(tmp_path, size="auto", model="svd")
+    upright = Image.Exif()
+    upright[0x0112] = 6
+    Image.new("RGB", (5000, 3000)).save(photo, exif=upright)
+    monkeypatch.setattr("stillmotion.tasks.request.read_picture", read)
+    planned = plan(dataclasses.replace(settings, image=str(photo)))
+    assert wanted == [(576, 1024)] and (planned.width, planned.height) == (576, 1024)
+    picture = planned.request.picture(planned.request.sources[0])
+    assert picture.whole == (3000, 5000) and picture.fitted.startswith("3000x5000 ")
+
+
 def test_a_size_off_the_trainings_is_said(tmp_path: Path) -> None:
     made = next(generate(asked(tmp_path)))
     assert made.notes == ("64x64 is off the sizes that tiny was trained at: 128x80.",)
     assert next(generate(asked(tmp_path, size=None))).notes == ()
+
+
+def test_a_model_that_cannot_be_had_is_refused_before_anything_is_planned(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("stillmotion.tasks.generate.placement_for", lambda *_: pytest.fail("it was planned"))
+    with pytest.raises(HubError, match="HF_HUB_OFFLINE"):
+        next(generate(asked(tmp_path, model="svd")))
 
 
 def test_no_image_and_no_recipe_is_refused() -> None:
