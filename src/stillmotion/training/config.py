@@ -112,7 +112,7 @@ class TinyTraining:
     # Less noise than the released models were trained with: these latents are small, and detail is what comes late.
     video: VideoTraining = VideoTraining(
         loop=LoopConfig(
-            steps=3200,
+            steps=3000,
             batch_size=4,
             precision="bf16",
             save_every=50,
