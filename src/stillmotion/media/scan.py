@@ -137,4 +137,4 @@ def _place(frame: av.VideoFrame) -> int:
 
 
 def _plane(plane: VideoPlane, width: int, height: int) -> UInt8[np.ndarray, "h w"]:
-    return np.ndarray((height, width), np.uint8, plane, 0, (plane.line_size, 1))
+    return np.ndarray((height, width), np.uint8, memoryview(plane), 0, (plane.line_size, 1))
