@@ -1,6 +1,6 @@
 """Transitions found by ours and by PySceneDetect's detectors, on generated videos and on labelled real ones.
 
-    python benchmarks/curation_shots.py                 # 12 held-out videos of 640x360, the real clips, speed
+    python benchmarks/curation_shots.py                 # 9 held-out videos of 640x360, the real clips, speed
     python benchmarks/curation_shots.py --videos 2 --width 320 --height 180 --no-speed    # a look, in a minute
 
 The generated videos have seeds and photographs that no training saw. Real clips are those of tests/data/media that
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import itertools
 import json
 import operator
 import statistics
@@ -35,14 +36,15 @@ from stillmotion.curation.records import Transition
 from stillmotion.curation.shots import ShotConfig, ShotObserver, find_transitions
 from stillmotion.files import atomic_path
 from stillmotion.training.edits import EditConfig, draw_edit, write_edit
+from stillmotion.training.footage import make_grain
 
 ROOT = Path(__file__).parents[1]
 MEDIA = ROOT / "tests" / "data" / "media"
 RESULT = ROOT / "benchmarks" / "results" / "curation_shots.json"
-HELD_OUT = 90_000  # the first seed
+HELD_OUT = 91_000  # the first seed; those from 90_000 to 90_999 have been looked at
 PHOTOGRAPHS = (MEDIA / "astronaut.png", ROOT / "examples" / "rocket.jpg")  # training saw two others
 SPEED_SIZES = {"360p": (640, 360), "720p": (1280, 720)}
-SPEED_SHOTS = 8
+SPEED_SHOTS, GRAIN_LEVELS = 8, 3.0
 DETECTORS = {
     "content": scenedetect.ContentDetector,
     "adaptive": scenedetect.AdaptiveDetector,
@@ -125,6 +127,19 @@ def row(found: Agreement) -> dict[str, float | str]:
     }
 
 
+def speed_videos(folder: Path) -> dict[str, Path]:
+    """A video of each size at a usual rate, as it is and with a film's grain, by name."""
+    found = {}
+    for (name, size), has_grain in itertools.product(SPEED_SIZES.items(), (False, True)):
+        cfg = EditConfig(width=size[0], height=size[1], shots=SPEED_SHOTS, fps=(25.0,), uneven=0.0, crf=(23, 23))
+        grain = make_grain(np.random.default_rng(0), GRAIN_LEVELS, size) if has_grain else None
+        name += ", grain" if has_grain else ""
+        found[name] = folder / f"{name}.mp4"
+        if not found[name].exists():
+            write_edit(found[name], dataclasses.replace(draw_edit(cfg, HELD_OUT - 1), grain=grain))
+    return found
+
+
 def speed(path: Path, pairs: int) -> float:
     """Video seconds a CPU second, ours over ContentDetector's: the median of so many pairs."""
     return statistics.median(
@@ -161,7 +176,7 @@ def musts(
         if films:
             figures[f"F1 on real clips, less {name}'s"] = (films["ours"].f1 - films[name].f1, 0.0, 0.001, True)
     for name, ratio in ratios.items():
-        must, aim = (1.5, 2.0) if name == "360p" else (1.3, 1.7)
+        must, aim = (1.5, 2.0) if name.startswith("360p") else (1.3, 1.7)
         figures[f"speed over content's, {name}"] = (ratio, must, aim, True)
     return {
         name: [round(value, 4), must, aim, value >= must if is_floor else value <= must]
@@ -172,7 +187,7 @@ def musts(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, store; 1 where a must is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--videos", type=int, default=12)
+    parser.add_argument("--videos", type=int, default=9)
     parser.add_argument("--width", type=int, default=640)
     parser.add_argument("--height", type=int, default=360)
     parser.add_argument("--folder", type=Path, help="keep the rendered videos here, and take those that are there")
@@ -187,14 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         table = {name: judge(find, videos) for name, find in finders().items()}
         ratios = {}
         if not asked.no_speed:
-            for name, size in SPEED_SIZES.items():
-                path = kept / f"{name}.mp4"
-                # A usual bit rate: grain at a low rate factor would measure the decoder alone.
-                cfg = EditConfig(
-                    width=size[0], height=size[1], shots=SPEED_SHOTS, fps=(25.0,), uneven=0.0, crf=(23, 23)
-                )
-                if not path.exists():
-                    write_edit(path, dataclasses.replace(draw_edit(cfg, HELD_OUT - 1), grain=None))
+            for name, path in speed_videos(kept).items():
                 ratios[name] = speed(path, pairs=5)
     clips = real()
     films = {name: judge(find, clips) for name, find in finders().items()} if clips else {}

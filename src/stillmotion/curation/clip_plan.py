@@ -36,7 +36,7 @@ class ClipConfig:
     cut_margin: Annotated[int, Field(ge=0, description="Frames left out on each side of a cut.")] = 0
     gradual_margin: Annotated[
         int, Field(ge=0, description="Frames left out on each side of a dissolve, a fade or a wipe.")
-    ] = 1
+    ] = 0  # what was found has margins of its own
     damage_margin: Annotated[
         int, Field(ge=0, description="Frames left out ahead of a damaged one; behind it, all up to a keyframe.")
     ] = 2

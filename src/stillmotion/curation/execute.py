@@ -18,6 +18,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from ..errors import StillmotionError
+from ..evaluation.opencv import cv2
 from .stage import ONE_CORE, Needs
 
 Job = TypeVar("Job")
@@ -62,6 +63,12 @@ def answered(work: Callable[[Job], Answer], job: Job) -> Answer | Lost:
         # An OSError names a path, which is another one on every machine.
         said = str(error.strerror) if isinstance(error, OSError) else " ".join(str(error).split())[:300]
         return Lost("crashed", f"The work on this video ended with {type(error).__name__}: {said}")
+
+
+def answered_alone(work: Callable[[Job], Answer], job: Job) -> Answer | Lost:
+    """The same in a worker, one thread wide: OpenCV would take as many as the machine has cores."""
+    cv2.setNumThreads(1)
+    return answered(work, job)
 
 
 def run_local(
@@ -215,7 +222,7 @@ def _serve(work: Callable[[Any], Any], pipe: Connection) -> None:
             job = pipe.recv()
         except (EOFError, OSError):
             return
-        answer = answered(work, job)
+        answer = answered_alone(work, job)
         try:
             pipe.send(answer)
         except OSError:
@@ -273,7 +280,7 @@ class _RayTasks(Generic[Job, Answer]):
         options = {"num_cpus": needs.cpus, "memory": needs.memory_mb * 1024**2, "max_retries": 0}
         if needs.gpus:
             options["num_gpus"] = needs.gpus
-        self._call = ray.remote(**options)(answered)
+        self._call = ray.remote(**options)(answered_alone)
         self._work = ray.put(work)
         self.running: dict[Any, tuple[Job, float]] = {}
 

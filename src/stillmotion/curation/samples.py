@@ -21,7 +21,7 @@ from .records import Number, Span, Video
 from .sample_flow import GRID, Moved, moved, small_picture
 from .sample_picture import LIMITED, bars, blockiness, brightness, colour, sharpness
 
-VERSION = "1"  # of the columns: changes whenever the same video could get other numbers
+VERSION = "2"  # of the columns: changes whenever the same video could get other numbers
 ROWS = 16  # of a frame, by which every frame is compared with the one before
 AT_ONCE = 64  # samples
 HELD_LEVELS = 0.15  # mean change below which a frame repeats the one before; coding noise of a still picture is above

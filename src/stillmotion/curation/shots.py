@@ -17,9 +17,10 @@ from .observe import Observed
 from .records import Span, Transition, TransitionKind
 from .shot_features import HALO, features
 from .shot_network import load_shot_network
-from .thumbnails import sketch, thumbnail
+from .thumbnails import sketches, thumbnail
 
 FEATURE_BLOCK, NETWORK_BLOCK = 192, 2048  # frames at once
+RISEN, MAX_RAMP = 0.6, 12  # of a gradual transition's peak, and frames
 KINDS: tuple[TransitionKind, ...] = ("dissolve", "fade", "wipe")
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -30,18 +31,23 @@ class OnePass:
 
     kind: Literal["one-pass"] = "one-pass"
     # From these probabilities on there is a cut, or a gradual transition.
-    cut: Share = 0.5
-    gradual: Share = 0.7
+    cut: Share = 0.2
+    gradual: Share = 0.6
     # A gradual transition reaches as far as its probability stays above this.
-    edge: Share = 0.1
+    edge: Share = 0.06
+    # Where the probability takes long to rise, the transition began before it could be seen: each end is moved out by
+    # as many frames, times this, as lie between `edge` and RISEN of the peak.
+    ramp: Annotated[float, Field(ge=0)] = 1.0
     # Fewer frames are no gradual transition.
     min_frames: Annotated[int, Field(ge=1)] = 4
-    # Frames that the interval of a gradual transition is widened by at each end.
-    margin: Annotated[int, Field(ge=0)] = 1
+    # Frames that the interval of a gradual transition is widened by at each end beside that.
+    margin: Annotated[int, Field(ge=0)] = 0
     # Transitions with fewer frames between them are one, unless both are cuts.
     min_shot: Annotated[int, Field(ge=0)] = 6
-    # Where at least this share of the picture is the same before, within and after, the light changed and not the shot.
+    # Where at least this share of the picture is the same before, within and after, the light changed and not the shot,
+    # unless the probability reaches `certain`: shots of one place dissolve into one another too.
     same: Share = 0.7
+    certain: Share = 0.97
 
 
 @config
@@ -61,7 +67,8 @@ class ShotObserver:
         self._found: Mapping[str, Float[np.ndarray, " n"]] | None = None
         self._content = ContentSteps(cfg.detector) if isinstance(cfg.detector, Cascade) else None
         self._features = _Sliding(features, HALO, FEATURE_BLOCK)
-        self._sketches: list[UInt8[np.ndarray, " c"]] = []
+        self._rows: list[UInt8[np.ndarray, " n"]] = []  # thumbnails that wait: a cold cache makes small work dear
+        self._sketches: list[UInt8[np.ndarray, "n c"]] = []
         self._network = _Sliding(_probabilities, load_shot_network().halo, NETWORK_BLOCK)
 
     def see(self, sight: Sight) -> None:
@@ -70,9 +77,16 @@ class ShotObserver:
         if self._content is not None:
             self._content.add(row)
             return
-        for block in self._features.add(row[None]):
+        self._rows.append(row)
+        if len(self._rows) == FEATURE_BLOCK:
+            self._look()
+
+    def _look(self) -> None:
+        rows = np.stack(self._rows)
+        self._rows = []
+        self._sketches.append(sketches(rows))
+        for block in self._features.add(rows):
             self._network.collect(block)
-        self._sketches.append(sketch(row))
 
     def columns(self) -> Mapping[str, Float[np.ndarray, " n"]]:
         """The probabilities of a cut before each frame and of each frame's being in a dissolve, a fade or a wipe.
@@ -84,11 +98,13 @@ class ShotObserver:
         return self._found
 
     def _probable(self) -> Mapping[str, Float[np.ndarray, " n"]]:
+        if self._rows:
+            self._look()
         for block in self._features.finish():
             self._network.collect(block)
         found = self._network.collected()
         columns = {f"shots.{name}": found[:, k] for k, name in enumerate(("cut", *KINDS))}
-        return {**columns, "shots.sketch": np.stack(self._sketches)}
+        return {**columns, "shots.sketch": np.concatenate(self._sketches)}
 
 
 class _Sliding:
@@ -145,10 +161,14 @@ def find_transitions(observed: Observed, cfg: ShotConfig = DEFAULT) -> tuple[Tra
     gradual = np.stack([observed.columns[f"shots.{kind}"] for kind in KINDS], axis=1)
     sketches = observed.columns["shots.sketch"]
     whole = _apart(list(_gradual(gradual, cfg.detector)), cfg.detector.min_shot)
-    found = [each for each in whole if not is_same_place(sketches, each, cfg.detector.same)]
+    found = [each for each in whole if _is_transition(each, sketches, cfg.detector)]
     cuts = _cuts(observed.columns["shots.cut"], cfg.detector.cut)
     free = [cut for cut in cuts if not any(_touch(cut, each) for each in found)]
     return tuple(_apart(sorted([*found, *free], key=lambda each: each.before), cfg.detector.min_shot))
+
+
+def _is_transition(found: Transition, sketches: UInt8[np.ndarray, "n c"], cfg: OnePass) -> bool:
+    return found.confidence >= cfg.certain or not is_same_place(sketches, found, cfg.same)
 
 
 def _cuts(probability: Float[np.ndarray, " n"], threshold: float) -> Iterator[Transition]:
@@ -164,12 +184,16 @@ def _gradual(probability: Float[np.ndarray, "n 3"], cfg: OnePass) -> Iterator[Tr
     """Runs of frames that rather belong to a transition, of the kind that most of them say."""
     whole = probability.sum(axis=1)
     for first, last in _runs(whole >= min(cfg.edge, cfg.gradual)):
-        peak = float(whole[first : last + 1].max())
-        if peak < cfg.gradual or last - first + 1 < cfg.min_frames:
+        run = whole[first : last + 1]
+        peak = float(run.max())
+        if peak < cfg.gradual or len(run) < cfg.min_frames:
             continue
         kind = KINDS[int(probability[first : last + 1].sum(axis=0).argmax())]
-        before, after = max(0, first - 1 - cfg.margin), min(len(whole) - 1, last + 1 + cfg.margin)
-        yield Transition(kind, before, after, min(1.0, peak))
+        risen = np.flatnonzero(run >= RISEN * peak)
+        start, end = (
+            cfg.margin + min(MAX_RAMP, round(cfg.ramp * int(each))) for each in (risen[0], len(run) - 1 - risen[-1])
+        )
+        yield Transition(kind, max(0, first - 1 - start), min(len(whole) - 1, last + 1 + end), min(1.0, peak))
 
 
 def _runs(flags: np.ndarray) -> Iterator[tuple[int, int]]:

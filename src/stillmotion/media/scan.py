@@ -12,6 +12,7 @@ import numpy as np
 from av.codec.context import Flags
 from av.container import InputContainer
 from av.error import FFmpegError
+from av.video.plane import VideoPlane
 from jaxtyping import UInt8
 
 from ..errors import MediaError
@@ -115,16 +116,19 @@ def _frames(container: InputContainer, stream: av.VideoStream) -> Iterator[tuple
 def sight_of(frame: av.VideoFrame, number: int = 0, time_s: float = 0.0, is_damaged: bool = False) -> Sight:
     """What a pass sees of one decoded frame, which must outlive it."""
     packet = _place(frame)  # which no converted frame keeps
-    if frame.format.name not in PLAIN:
+    name = frame.format.name
+    if name not in PLAIN:
         frame = frame.reformat(format=FALLBACK, threads=1)
-    luma = _plane(frame, 0, frame.width, frame.height)
+        name = FALLBACK
+    planes = frame.planes  # made anew at each look, which costs more than all else here
+    luma = _plane(planes[0], frame.width, frame.height)
     blue = red = None
-    if frame.format.name in PLANAR:
-        blue, red = (_plane(frame, i, frame.planes[i].width, frame.planes[i].height) for i in (1, 2))
-    elif frame.format.name != "gray":
-        pairs = _plane(frame, 1, frame.planes[1].width * 2, frame.planes[1].height)
+    if name in PLANAR:
+        blue, red = (_plane(plane, plane.width, plane.height) for plane in planes[1:3])
+    elif name != "gray":
+        pairs = _plane(planes[1], planes[1].width * 2, planes[1].height)
         blue, red = pairs[:, 0::2], pairs[:, 1::2]
-    is_full = frame.format.name.startswith("yuvj") or int(frame.color_range) == 2
+    is_full = name.startswith("yuvj") or int(frame.color_range) == 2
     return Sight(number, time_s, frame.key_frame, is_damaged, luma, blue, red, is_full, packet)
 
 
@@ -132,6 +136,5 @@ def _place(frame: av.VideoFrame) -> int:
     return frame.opaque if isinstance(frame.opaque, int) else -1
 
 
-def _plane(frame: av.VideoFrame, index: int, width: int, height: int) -> UInt8[np.ndarray, "h w"]:
-    plane = frame.planes[index]
-    return np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[:height, :width]
+def _plane(plane: VideoPlane, width: int, height: int) -> UInt8[np.ndarray, "h w"]:
+    return np.ndarray((height, width), np.uint8, memoryview(plane), 0, (plane.line_size, 1))

@@ -15,6 +15,7 @@ HANGS = "__import__('time').sleep(600)"
 RAISES = "{}['nothing']"
 OUT_OF_MEMORY = "bytearray(1 << 62)"
 PID = "__import__('os').getpid()"
+THREADS = "__import__('cv2').getNumThreads()"
 
 
 def answers(jobs: list[str | None], workers: int = 2, timeout_s: float = 60.0) -> dict[str, object]:
@@ -33,6 +34,11 @@ def test_every_job_has_an_answer(mixed: dict[str, object]) -> None:
 
 def test_work_is_in_other_processes(mixed: dict[str, object]) -> None:
     assert os.getpid() not in (mixed[PID], mixed[f"{PID} + 0"])
+
+
+def test_workers_are_one_thread_wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENCV_FOR_THREADS_NUM", "4")  # whatever the machine, a fresh process would take four
+    assert answers([THREADS], workers=1) == {THREADS: 1}
 
 
 def test_a_dead_worker_costs_its_own_job(mixed: dict[str, object]) -> None:

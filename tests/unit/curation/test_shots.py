@@ -45,6 +45,14 @@ def test_a_run_is_an_interval_with_its_margin() -> None:
     assert [(each.kind, each.before, each.after) for each in found] == [("wipe", 18, 32)]
 
 
+def test_a_slow_rise_moves_the_end_out() -> None:
+    rising = probability(60, 20, 30)
+    rising[16:20] = 0.2
+    found = find_transitions(observed(60, wipe=rising))
+    assert [(each.before, each.after) for each in found] == [(15 - 4, 31)]
+    assert find_transitions(observed(60, wipe=rising), ShotConfig(detector=OnePass(ramp=0)))[0].before == 15
+
+
 def test_a_cut_within_a_fade_belongs_to_it() -> None:
     found = find_transitions(observed(60, fade=probability(60, 20, 30), cut=probability(60, 31, 31)))
     assert [each.kind for each in found] == ["fade"]
@@ -61,13 +69,15 @@ def test_a_change_of_light_is_no_fade() -> None:
     sketches = np.clip(place + light[:, None], 0, 255).astype(np.uint8)
     given = {"fade": probability(60, 25, 35), "sketch": sketches}
     assert find_transitions(observed(60, **given)) == ()
+    # Shots of one place may fade into one another, where there is no doubt that they do.
+    assert len(find_transitions(observed(60, **given | {"fade": probability(60, 25, 35, 0.99)}))) == 1
     sketches[36:] = 255 - sketches[36:]
     assert len(find_transitions(observed(60, **given))) == 1
 
 
 def test_transitions_without_a_shot_between_are_one() -> None:
-    found = find_transitions(observed(80, cut=probability(80, 20, 20), fade=probability(80, 26, 40)))
-    assert [(each.kind, each.before, each.after) for each in found] == [("fade", 19, 42)]
+    found = find_transitions(observed(80, cut=probability(80, 20, 20), fade=probability(80, 25, 40)))
+    assert [(each.kind, each.before, each.after) for each in found] == [("fade", 19, 41)]
     cuts = find_transitions(observed(80, cut=probability(80, 20, 20) + probability(80, 23, 23)))
     assert [each.after for each in cuts] == [20, 23]
 
