@@ -106,10 +106,10 @@ TINY = Preset(
     defaults=Defaults(
         frames=14,
         steps=25,
-        guidance=(1.0, 1.5),
+        guidance=(1.0, 1.0),
         width=128,
         height=80,
-        motion_bucket=100.0,
+        motion_bucket=60.0,  # the livelier, the sooner it smears
         sigma_max=80.0,
         sampler=EulerAncestral(),  # fresh noise a step mends what a small network gets wrong in the steps before
     ),
