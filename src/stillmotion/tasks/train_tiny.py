@@ -15,7 +15,8 @@ from ..presets import TINY
 from ..training.config import TinyTraining
 from ..training.tiny import assemble, train_tiny
 
-MAX_FILE_BYTES = 16 * 1024**2  # the repository's own limit for one file of weights
+# Of tensors in one file: the repository's own limit for a file is 16 MiB, and the file's header comes on top.
+MAX_SHARD_BYTES = 15 * 1024**2
 
 
 @config
@@ -38,5 +39,5 @@ def train_and_export(settings: TrainTinySettings, watch: Watch = unwatched) -> P
     if settings.export is None:
         return None
     components, preset = assemble(cfg, TINY, settings.folder)
-    save(components, preset, settings.export, "diffusers", dtype=torch.float16, max_shard_bytes=MAX_FILE_BYTES)
+    save(components, preset, settings.export, "diffusers", dtype=torch.float16, max_shard_bytes=MAX_SHARD_BYTES)
     return settings.export
