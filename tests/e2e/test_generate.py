@@ -174,7 +174,7 @@ def test_wrong_images_are_refused_in_one_sentence_and_leave_nothing(command: Com
         (("--guidance", "3"), "guidance"),
         (("--motion", "-5"), "motion"),
         (("--fps", "0"), "fps"),
-        (("--size", "100x100"), "multiples of 8"),
+        (("--size", "102x100"), "multiples of 4"),
         (("--size", "wide"), "size"),
         (("--sampler", "magic"), "sampler"),
         (("--sigmas", "1,2,3"), "falling"),

@@ -36,7 +36,7 @@ Speed = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 @config
 class LinearBuckets:
-    """Bucket 255 at `full_scale` heights a second, and proportionally less below: what the embedded model knows."""
+    """Bucket 255 at `full_scale` heights a second, proportionally less below, as in the embedded model's training."""
 
     kind: Literal["linear"] = "linear"
     full_scale: Annotated[float, Field(gt=0, allow_inf_nan=False, description="Heights a second at bucket 255.")] = 0.5

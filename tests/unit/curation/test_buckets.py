@@ -18,7 +18,7 @@ from stillmotion.curation.buckets import (
 )
 from stillmotion.errors import MediaError, StillmotionError, UsageError
 from stillmotion.media.video import write_video
-from stillmotion.training.toys import motion_bucket
+from stillmotion.training.toys import FULL_SCALE_SPEED, motion_bucket
 
 from .sights import photograph, seen_from
 
@@ -26,7 +26,7 @@ from .sights import photograph, seen_from
 class TestLinear:
     @pytest.mark.parametrize("speed", [0, 0.001, 0.1, 0.2499, 0.5, 3.0])
     def test_is_that_of_the_training_of_the_embedded_model(self, speed: float) -> None:
-        assert LinearBuckets().bucket(speed) == motion_bucket(speed)
+        assert LinearBuckets(full_scale=FULL_SCALE_SPEED).bucket(speed) == motion_bucket(speed)
 
     def test_every_bucket_comes_back(self) -> None:
         mapping = LinearBuckets()

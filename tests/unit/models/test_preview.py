@@ -75,7 +75,7 @@ def test_channels_and_pixels_keep_their_places() -> None:
 
 def explained(to_rgb: LatentRGB, latents: torch.Tensor, image: torch.Tensor) -> float:
     """The share of the variance of the colours (R squared) that a map finds from latents."""
-    truth = F.avg_pool2d(image, 8)
+    truth = F.avg_pool2d(image, image.shape[-1] // latents.shape[-1])
     missed = (to_rgb.pixels(latents)[:, 0] - truth).square().sum()
     return float(1 - missed / (truth - truth.mean((2, 3), keepdim=True)).square().sum())
 
@@ -93,7 +93,7 @@ def test_a_preview_is_near_the_decoded_frame_made_small(autoencoder: Autoencoder
     with torch.inference_mode():
         image = photograph()
         latents = autoencoder.encode(image[:, None]).mean
-        decoded = F.avg_pool2d(autoencoder.decode(latents)[:, 0], 8)
+        decoded = F.avg_pool2d(autoencoder.decode(latents)[:, 0], autoencoder.cfg.downsampling)
         scaled = latents * autoencoder.cfg.scaling_factor
         found = fit_latent_rgb(scaled[:, 0], image).pixels(scaled)[:, 0]
     assert -10 * ((found - decoded) / 2).square().mean().log10() > 28

@@ -65,7 +65,7 @@ def test_python_settings_are_read_as_those_of_the_terminal(tmp_path: Path) -> No
         plan(asked(tmp_path, frames="many"))
 
 
-@pytest.mark.parametrize("given", [{"steps": 0}, {"size": (100, 100)}, {"decoder": "none"}])
+@pytest.mark.parametrize("given", [{"steps": 0}, {"size": (102, 100)}, {"decoder": "none"}])
 def test_a_refused_request_makes_no_folder(given: dict[str, object], tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         list(generate(asked(tmp_path, **given)))
