@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from ..config import config
 from .leaves import dead_leaves
 
+VERSION = 3  # changes whenever a seed could give another clip; encoded data sets are named by it
 # A motion score of this many frame heights a second is bucket 255; slower motion is proportionally lower.
 FULL_SCALE_SPEED = 0.12
 CANVAS_HEIGHTS = 3.0  # the background canvas covers this many frame heights in each direction, then mirrors itself

@@ -25,7 +25,7 @@ from ..presets import Preset
 from .config import VideoTraining
 from .ema import Ema
 from .loop import device_of, generator, mixed_precision, train
-from .toys import render_clip
+from .toys import VERSION, render_clip
 
 CLIPS_A_FILE = 100
 
@@ -168,8 +168,8 @@ def _encode(cfg: VideoTraining, autoencoder: Autoencoder, seeds: range) -> dict[
 
 
 def _digest(cfg: VideoTraining, autoencoder: Autoencoder) -> str:
-    """Eight hexadecimal digits that change with the scenes' settings, the latents' scale or the encoder's weights."""
-    digest = hashlib.sha256(repr((cfg.toys, cfg.loop.precision, autoencoder.cfg.scaling_factor)).encode())
+    """Eight hexadecimal digits that change with the scenes' code and settings, the latents' scale or the encoder's weights."""
+    digest = hashlib.sha256(repr((VERSION, cfg.toys, cfg.loop.precision, autoencoder.cfg.scaling_factor)).encode())
     for parameter in (*autoencoder.encoder.parameters(), *autoencoder.quant_conv.parameters()):
         digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:8]

@@ -144,3 +144,13 @@ def test_new_networks_start_from_nothing_and_freeze_the_autoencoder(preset: Pres
     assert torch.equal(first.unet.conv_in.weight, second.unet.conv_in.weight)
     assert not any(p.requires_grad for p in first.autoencoder.parameters())
     assert all(p.requires_grad for p in first.unet.parameters())
+
+
+def test_another_renderer_does_not_take_the_clips_of_the_one_before(
+    autoencoder: Autoencoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video.encode_clips(CFG, autoencoder, tmp_path)
+    before = set(tmp_path.glob("*.safetensors"))
+    monkeypatch.setattr(video, "VERSION", video.VERSION + 1)
+    video.encode_clips(CFG, autoencoder, tmp_path)
+    assert before < set(tmp_path.glob("*.safetensors"))
