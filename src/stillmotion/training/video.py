@@ -168,7 +168,7 @@ def _encode(cfg: VideoTraining, autoencoder: Autoencoder, seeds: range) -> dict[
 
 
 def _digest(cfg: VideoTraining, autoencoder: Autoencoder) -> str:
-    """Eight hexadecimal digits that change with the scenes' code and settings, the latents' scale or the encoder's weights."""
+    """Eight hexadecimal digits that change with the scenes, the latents' scale or the encoder's weights."""
     digest = hashlib.sha256(repr((VERSION, cfg.toys, cfg.loop.precision, autoencoder.cfg.scaling_factor)).encode())
     for parameter in (*autoencoder.encoder.parameters(), *autoencoder.quant_conv.parameters()):
         digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
