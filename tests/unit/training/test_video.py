@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -58,11 +59,18 @@ def test_training_lowers_the_loss(preset: Preset, autoencoder: Autoencoder, tmp_
     assert {name.split(".")[0] for name in ema.averages} == {"unet", "image_encoder"}
 
 
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
 @pytest.mark.parametrize(("steps", "saved"), [(3, 2), pytest.param(30, 20, marks=pytest.mark.slow)])
 def test_training_resumes_to_the_same_bits(
-    steps: int, saved: int, preset: Preset, autoencoder: Autoencoder, tmp_path: Path
+    steps: int,
+    saved: int,
+    kind: Literal["adamw", "muon"],
+    preset: Preset,
+    autoencoder: Autoencoder,
+    tmp_path: Path,
 ) -> None:
-    cfg = dataclasses.replace(CFG, loop=dataclasses.replace(CFG.loop, steps=steps))
+    optimizer = dataclasses.replace(CFG.loop.optimizer, kind=kind)
+    cfg = dataclasses.replace(CFG, loop=dataclasses.replace(CFG.loop, steps=steps, optimizer=optimizer))
     clips = video.encode_clips(cfg, autoencoder, tmp_path / "data")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     video.train_video(cfg, video.new_networks(preset, autoencoder, 0), clips, whole)
