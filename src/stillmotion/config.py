@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, dataclass_transform
@@ -117,11 +118,23 @@ def _merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def spelled(tree: Any) -> Any:
+    """A tree as JSON can hold it: what is no finite number becomes the word that reads back as one."""
+    if isinstance(tree, dict):
+        return {key: spelled(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [spelled(value) for value in tree]
+    if isinstance(tree, float) and not math.isfinite(tree):
+        return "NaN" if math.isnan(tree) else "Infinity" if tree > 0 else "-Infinity"
+    return tree
+
+
 def _explain(error: ValidationError, cls: type, source: str) -> str:
     known = [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
     parts = []
     for problem in error.errors(include_url=False):
         key = ".".join(map(str, problem["loc"])) or "(whole)"
+        key = "".join(each if each.isprintable() else "?" for each in key)  # a stranger's, perhaps
         said = problem["msg"].removeprefix("Value error, ")
         near = difflib.get_close_matches(str(problem["loc"][-1]), known, 1) if problem["loc"] else []
         hint = f" (did you mean {near[0]}?)" if near and problem["type"] == "unexpected_keyword_argument" else ""

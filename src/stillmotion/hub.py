@@ -71,6 +71,8 @@ def fetch(
 
 
 def _explain(error: Exception, repo_id: str, revision: str | None, patterns: Sequence[str], access: Access) -> str:
+    if isinstance(error.__cause__, HfHubHTTPError):
+        error = error.__cause__  # the client wraps most refusals in its word for an unreachable hub
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     page = f"{constants.ENDPOINT}/{repo_id}"
     remedy = _remedy(repo_id, revision, patterns, access)

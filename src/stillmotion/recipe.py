@@ -21,7 +21,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from pydantic import Field
 
-from .config import config, parse, to_tree
+from .config import config, parse, spelled, to_tree
 from .errors import ConfigError, StillmotionError, UsageError
 from .media.document import MAX_DOCUMENT_BYTES, read_document
 from .media.fitting import Fit
@@ -38,11 +38,11 @@ PACKAGES = ("stillmotion", "torch", "transformers", "numpy", "pillow", "av")
 
 T = TypeVar("T")
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^/\\\x00-\x1f]+$")]
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^/\\\x00-\x1f\x7f-\x9f]+$")]
 # A preset, a hub id, or the last part of a path: at most one slash, and no way up.
 ModelName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\w-][\w. -]*(/[\w-][\w.-]*)?$")]
 Pixels = Annotated[int, Field(ge=1, le=MAX_SIDE_PX)]
-Version = Annotated[str, Field(max_length=100)]
+Version = Annotated[str, Field(max_length=100, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Colour = Annotated[str, Field(min_length=1, max_length=50)]
 
@@ -268,16 +268,7 @@ def versions() -> dict[str, str]:
 
 
 def _as_json(made: Recipe | GridRecipe) -> str:
-    return json.dumps(_spelled(to_tree(made)), ensure_ascii=False, indent=1, allow_nan=False)
-
-
-def _spelled(tree: Any) -> Any:
-    """Infinities, which JSON has no numbers for, as the word that reads back as one."""
-    if isinstance(tree, dict):
-        return {key: _spelled(value) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [_spelled(value) for value in tree]
-    return "Infinity" if tree == float("inf") else tree
+    return json.dumps(spelled(to_tree(made)), ensure_ascii=False, indent=1, allow_nan=False)
 
 
 def _read_json(path: Path) -> str:

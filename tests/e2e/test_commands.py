@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from stillmotion.checkpoints.load import load as load_model
 from stillmotion.cli import COMMANDS, main
 
 from .test_generate import QUICK, ROCKET, Command, refused, stillmotion
@@ -131,6 +132,23 @@ def test_train_tiny_trains_exports_and_generates(command: Command, tmp_path: Pat
     assert max(path.stat().st_size for path in files) <= 16 * 2**20
     result = command("generate", ROCKET, "--model", tmp_path / "model", "-o", tmp_path / "out.mp4", *QUICK)
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.slow
+def test_train_tiny_goes_on_from_a_model(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "short.yaml").write_text(
+        "video: {clips: 2, loop: {steps: 1, batch_size: 1, precision: float32, optimizer: {lr: 0.01, warmup_steps: 1}}}"
+    )
+    start = ("train-tiny", tmp_path / "run", "--config", tmp_path / "short.yaml", "--init", "tiny")
+    result = command(*start, "--export", tmp_path / "model")
+    assert result.returncode == 0, result.stderr
+    before, after = load_model("tiny").components.networks(), load_model(tmp_path / "model").components.networks()
+    are_equal = {
+        name: all(map(torch.equal, before[name].state_dict().values(), network.state_dict().values()))
+        for name, network in after.items()
+    }
+    assert are_equal == {"image_encoder": False, "autoencoder": True, "unet": False}
+    refused(command(*start, "--init", tmp_path / "nothing"), 1, "nothing")
 
 
 def test_the_embedded_model_is_small_enough() -> None:

@@ -165,7 +165,7 @@ def test_the_commands_of_a_folder(films: Path, tmp_path: Path, capsys: pytest.Ca
     assert summary["videos"] == 2 and summary["kept"] == summary["clips"] >= 2
     assert main(["curate", "status", str(output), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["done"] == 2
-    assert main(["curate", "filter", str(output), "--drop", "bytes=0.5", "--name", "half"]) == 0
+    assert main(["curate", "filter", str(output), "--drop", "bytes=low:0.5", "--name", "half"]) == 0
     assert "clips kept (50" in capsys.readouterr().out
     assert len(read_manifest(output / "views" / "half" / "manifest.parquet").rows) == summary["clips"] // 2
     assert main(["curate", "report", str(output), "--view", "half"]) == 0

@@ -11,7 +11,13 @@ from typing import Any
 import huggingface_hub
 import pytest
 from huggingface_hub import constants
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from stillmotion import hub
 from stillmotion.errors import HubError
@@ -95,6 +101,19 @@ class Response:
         self.status_code = status_code
         self.headers: dict[str, str] = {}
         self.request = None
+
+
+def test_a_refusal_that_the_client_wraps_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's client says of a 403 for a file that the file is not in the cache."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        try:
+            raise HfHubHTTPError("first line", response=Response(403))  # type: ignore[arg-type]
+        except HfHubHTTPError as cause:
+            raise LocalEntryNotFoundError("not found on the disk") from cause
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    assert "may not be read by this account" in said()
 
 
 @pytest.mark.parametrize(

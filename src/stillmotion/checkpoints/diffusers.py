@@ -167,17 +167,19 @@ def write(
     dtype: torch.dtype | None = None,
     variant: str | None = None,
     max_shard_bytes: int | None = None,
+    overwrite: bool = True,
 ) -> None:
     """Write the whole folder; diffusers' StableVideoDiffusionPipeline loads it, and so do we.
 
     Weights of more than `max_shard_bytes` are spread over several files. Raises UsageError for an image-only U-Net,
-    which this layout cannot hold, or where `folder` holds something else; a failure leaves nothing behind.
+    which this layout cannot hold, or where `folder` holds something else, or exists and `overwrite` is off; a failure
+    leaves nothing behind.
     """
     _check_variant(variant)
     folder = Path(folder)
     if folder.exists() and not (folder / "model_index.json").exists() and _is_occupied(folder):
         raise UsageError(f"{folder} holds something else than a model; expected a new folder or an older model's.")
-    with atomic_path(folder) as temporary:
+    with atomic_path(folder, overwrite) as temporary:
         for name, text in _documents(components, preset, dtype).items():
             write_json(temporary / name, text)
         for part, tensors in _tensors(components).items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 from pydantic import Field
@@ -48,6 +48,8 @@ class _UNet:
     projection_class_embeddings_input_dim: Size = 768
     num_frames: Size = 25
     sample_size: Size | None = None
+    # Ours: written where it is not the original's.
+    norm_eps: Literal["original", "diffusers"] = "original"
 
 
 @config
@@ -106,6 +108,7 @@ def unet_config(document: Mapping[str, Any], where: Path) -> UNetConfig:
         "numbers": numbers,
         "frames": found.num_frames,
         "sample_size": found.sample_size or UNetConfig().sample_size,
+        "norm_eps": found.norm_eps,
     }
     return parse(UNetConfig, tree, str(where))
 
@@ -116,7 +119,8 @@ def unet_document(cfg: UNetConfig) -> dict[str, Any]:
         raise UsageError(
             "the U-Net is image-only, and a diffusers SVD folder holds a temporal one; use another layout."
         )
-    return {
+    chosen = {} if cfg.norm_eps == "original" else {"norm_eps": cfg.norm_eps}
+    return chosen | {
         "_class_name": UNET,
         "_diffusers_version": VERSION,
         "addition_time_embed_dim": cfg.number_width,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.resources
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -170,11 +171,11 @@ def locate(
         if not folder.is_dir():
             raise CheckpointError(f"the weights of {source} are missing at {folder}; expected them in the package.")
         return folder
-    if known is None and Path(source).is_dir():
+    if known is None and os.path.isdir(source):
         return Path(source)
     repo_id = str(source) if known is None or known.hub_id is None else known.hub_id
     if isinstance(source, Path) or not re.fullmatch(HUB_ID, repo_id) or Path(source).suffix in FILE_SUFFIXES:
-        reason = "it is a file" if Path(source).is_file() else "there is no such file or folder"
+        reason = "it is a file" if os.path.isfile(source) else "there is no such file or folder"
         raise UsageError(
             f"{source} is no model: {reason}; expected a folder, a single .safetensors file, a hub repository "
             f"owner/name, or a preset: {', '.join(PRESETS)}."
@@ -188,7 +189,7 @@ def folder_preset(source: str | Path, folder: Path) -> Preset:
     known = _released(source)
     if known is not None:
         return replace(known, unet=found.unet, autoencoder=found.autoencoder, image_encoder=found.image_encoder)
-    if Path(source).is_dir() or (folder / diffusers.OURS).exists():
+    if os.path.isdir(source) or (folder / diffusers.OURS).exists():
         return found
     return replace(found, name=str(source))  # a snapshot's own folder is called by its commit
 
@@ -275,6 +276,7 @@ def save(
     dtype: torch.dtype | None = None,
     variant: str | None = None,
     max_shard_bytes: int | None = None,
+    overwrite: bool = True,
 ) -> None:
     """Write the networks as a diffusers folder, or as the original's single file; whole, or not at all.
 
@@ -282,22 +284,29 @@ def save(
     variant: a word in the names of a folder's weights, as in `fp16`. max_shard_bytes: where a folder's weights are cut.
     The shapes written are those of the networks; `preset` gives the name and the defaults, which a folder keeps and a
     single file has no room for. `sgm.export` says what a single file holds.
-    Raises UsageError where the layout cannot hold the networks, StillmotionError where the disk refuses.
+    Raises UsageError where the layout cannot hold the networks, or the target exists and `overwrite` is off,
+    StillmotionError where the disk refuses.
     """
     target = Path(target)
     if layout == "diffusers":
-        diffusers.write(target, components, preset, dtype, variant, max_shard_bytes)
+        diffusers.write(target, components, preset, dtype, variant, max_shard_bytes, overwrite)
         return
     if variant is not None or max_shard_bytes is not None:
         raise UsageError("a single file has no variants and no shards; expected neither, or the layout diffusers.")
+    check_single_name(target)
+    write(target, sgm.export(components, components.image_encoder.cfg), dtype, overwrite=overwrite)
+
+
+def check_single_name(target: Path) -> None:
+    """Raise UsageError unless a single file can have this name."""
     if target.suffix != ".safetensors":
         raise UsageError(f"{target} is no name for a single file; expected one that ends in .safetensors.")
-    write(target, sgm.export(components, components.image_encoder.cfg), dtype)
 
 
 def is_single_file(source: str | Path) -> bool:
     """Whether a source is a file, and not a preset that a file happens to be called like."""
-    return Path(source).is_file() and not (isinstance(source, str) and source in PRESETS)
+    # os.path: what may not be looked up is no file, where Path raises.
+    return os.path.isfile(source) and not (isinstance(source, str) and source in PRESETS)
 
 
 def _refuse_config(source: str | Path, config: Preset | str | Path | None) -> None:
@@ -311,7 +320,7 @@ def _released(source: str | Path) -> Preset | None:
         return None
     if source in PRESETS:
         return PRESETS[source]
-    return None if Path(source).is_dir() else next((each for each in PRESETS.values() if each.hub_id == source), None)
+    return None if os.path.isdir(source) else next((each for each in PRESETS.values() if each.hub_id == source), None)
 
 
 def _load_file(
@@ -366,7 +375,7 @@ def _chosen(path: Path, config: Preset | str | Path | None) -> Preset:
     if isinstance(config, str) and config in PRESETS:
         return PRESETS[config]
     place = Path(config)
-    if not place.exists():
+    if not os.path.exists(place):
         raise UsageError(f"the config {config} is neither a file nor a preset; expected one of {', '.join(PRESETS)}.")
     return diffusers.read_preset(place) if place.is_dir() else sgm_config.read_config(place)
 

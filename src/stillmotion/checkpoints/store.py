@@ -125,14 +125,16 @@ def write(
     tensors: Mapping[str, Sequence[Tensor]],
     dtype: torch.dtype | None = None,
     metadata: Mapping[str, str] | None = None,
+    overwrite: bool = True,
 ) -> None:
     """Write a safetensors file; the same tensors give the same bytes, and a failure leaves nothing behind.
 
     Each name holds the parts of its tensor, joined along the first axis. Floating-point tensors are converted to
     `dtype`, one at a time. `metadata` stands in the header. Raises CheckpointError for a type that the format lacks,
-    StillmotionError where the disk is full or may not be written.
+    UsageError where the file exists and `overwrite` is off, StillmotionError where the disk is full or may not be
+    written.
     """
-    with atomic_path(Path(path)) as temporary, temporary.open("wb") as file:
+    with atomic_path(Path(path), overwrite) as temporary, temporary.open("wb") as file:
         write_to(file, tensors, dtype, metadata)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import signal
 import sys
 import threading
@@ -58,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 failed, 2 a wrong request, 130 stopped."""
     overview = _Overview(name="stillmotion", help="A still image becomes a moving one.", rich_markup_mode=None)
     given = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file's name need not be text in this terminal's encoding
+            stream.reconfigure(errors="backslashreplace")
     try:
         overview.main(given or ["--help"], prog_name="stillmotion")
     except SystemExit as end:  # how typer hands over a command's exit code
@@ -68,6 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _end(f"Error: {error}", 2)
     except StillmotionError as error:
         return _end(f"Error: {error}", 1)
+    except OSError as error:  # such as a path through a folder that this user may not search
+        if error.errno is None:
+            raise
+        return _end(f"Error: {error.filename or 'a file'} cannot be used: {error.strerror}.", 1)
     return 0
 
 
@@ -103,5 +111,6 @@ def _heeding_ctrl_c() -> Iterator[None]:
 
 
 def _end(message: str, code: int) -> int:
-    print(message, file=sys.stderr)
+    # Names and keys come from strangers' files too, and may hold what steers a terminal.
+    print("".join(each if each.isprintable() or each == "\n" else "?" for each in message), file=sys.stderr)
     return code

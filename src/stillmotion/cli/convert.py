@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 from ..tasks.convert import ConvertSettings, convert
 from .options import app_of
+from .printing import print_json
 from .progress import Terminal
 
 
@@ -13,7 +12,7 @@ def run(settings: ConvertSettings) -> int:
     """Convert and print where the result lies."""
     with Terminal() as terminal:
         path = convert(settings, terminal)
-    print(json.dumps({"path": str(path)}) if settings.json else path)
+    print_json({"path": str(path)}) if settings.json else print(path)
     return 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 import time
 
@@ -25,6 +24,7 @@ from ..tasks.curated import (
     standing,
 )
 from .options import app_of
+from .printing import print_json
 
 REDRAW_S = 0.25
 
@@ -80,10 +80,13 @@ def run(settings: RunSettings) -> int:
     with Board() as watch:
         summary = run_curation(settings, watch)
     if settings.json:
-        print(json.dumps(summary.tree()))
+        print_json(summary.tree())
     else:
         _print_summary(summary)
-    return 0
+    lacking = summary.failures.get("unknown_codec", 0)
+    if lacking:
+        print(f"Error: {lacking} videos need a codec that is not here; failures.parquet names them.", file=sys.stderr)
+    return 1 if lacking else 0
 
 
 def _print_summary(summary: CurationSummary) -> None:
@@ -104,7 +107,7 @@ def _plan(settings: RunSettings) -> int:
     found = planned(settings)
     size = sum(source.bytes or 0 for source in found.sources)
     if settings.json:
-        print(json.dumps({"files": len(found.sources), "bytes": size, "beside": found.beside}))
+        print_json({"files": len(found.sources), "bytes": size, "beside": found.beside})
     else:
         print(f"{len(found.sources):,} files of {size / 1e6:,.1f} MB to look at; {found.beside:,} beside them")
         _print_counts({"unreadable folders": len(found.failures)} if found.failures else {})
@@ -115,7 +118,7 @@ def status(settings: StatusSettings) -> int:
     """Print how far a curation is."""
     found = standing(settings)
     if settings.json:
-        print(json.dumps(found.tree()))
+        print_json(found.tree())
         return 0
     print(f"{found.done:,} of {found.videos:,} videos done, {found.clips:,} clips")
     _print_counts(found.failures)
@@ -133,7 +136,7 @@ def filtered(settings: FilterSettings) -> int:
     """Take a view and print what it keeps."""
     found = filter_clips(settings)
     if settings.json:
-        print(json.dumps(found.tree()))
+        print_json(found.tree())
         return 0
     for cut in found.view.cuts:
         border = "" if cut.border is None else f", border {cut.border:.4g}"
@@ -160,7 +163,7 @@ def buckets(settings: BucketSettings) -> int:
     for found in find_buckets(settings):
         failures += found.error is not None
         if settings.json:
-            print(json.dumps(dataclasses.asdict(found) | {"path": str(found.path)}), flush=True)
+            print_json(dataclasses.asdict(found) | {"path": str(found.path)})
         elif found.error is None:
             print(f"{found.path}: bucket {found.bucket}, {found.speed:.3f} heights a second", flush=True)
         if found.error is not None:

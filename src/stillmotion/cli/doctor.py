@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
-
 from ..config import to_tree
 from ..tasks.doctor import Diagnosis, DoctorSettings, doctor
 from .options import app_of
+from .printing import print_json
 
 
 def run(settings: DoctorSettings) -> int:
     """Print what was found; 1 where something needed does not work."""
     found = doctor(settings)
     if settings.json:
-        print(json.dumps(to_tree(found)))
+        print_json(to_tree(found))
     else:
         _print(found)
     return 1 if found.failures else 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from ..errors import UsageError
 from ..tasks.generate import Made, Plan, generate, plan
 from ..tasks.settings import GenerateSettings
 from .options import app_of
+from .printing import print_json
 from .progress import Terminal
 
 STAGES = ("load", "encode", "denoise", "decode", "write")
@@ -24,14 +24,14 @@ def run(settings: GenerateSettings) -> int:
         raise UsageError("preview-every is set without a file to show; expected --preview FILE too.")
     if settings.dry_run:
         planned = plan(settings)
-        print(json.dumps(_plan_as_json(planned), ensure_ascii=False)) if settings.json else _print_plan(planned)
+        print_json(_plan_as_json(planned)) if settings.json else _print_plan(planned)
         return 0
     failures = 0
     made = None
     with Terminal() as terminal:
         for made in generate(settings, terminal):
             terminal.clear()
-            print(json.dumps(as_json(made), ensure_ascii=False)) if settings.json else print_made(made)
+            print_json(as_json(made)) if settings.json else print_made(made)
             failures += made.error is not None
     if made is not None and not failures and not settings.json:
         _print_hints(settings, made)
@@ -68,13 +68,21 @@ def as_json(made: Made) -> dict[str, Any]:
 
 
 def _print_hints(settings: GenerateSettings, made: Made) -> None:
-    again = f"{_program()} generate {shlex.quote(settings.image or str(made.image))}"
+    again = f"{_program()} generate {_given(settings)}"
     print("Try next:")
     print(f"  another take:  {again} --seed {made.seed + 1}")
     print(f"  more motion:   {again} --motion 200")
     print(f"  the same again: {_program()} repeat {shlex.quote(str(made.path))}")
     if settings.model in (None, "tiny"):
-        print(f"  full quality:  {again} --model svd-xt   (fetches 1.5 billion weights)")
+        print(f"  full quality:  {again} --model svd-xt   (fetches 2.3 billion weights)")
+
+
+def _given(settings: GenerateSettings) -> str:
+    """What says which picture and which model, as it was typed."""
+    named = {"recipe": settings.recipe, "at": settings.at, "model": settings.model, "config": settings.config}
+    options = [f"--{name} {shlex.quote(str(value))}" for name, value in named.items() if value is not None]
+    variant = [] if settings.variant is None else [f"--variant {shlex.quote(settings.variant)}"]
+    return " ".join([*([shlex.quote(settings.image)] if settings.image is not None else []), *options, *variant])
 
 
 def _program() -> str:

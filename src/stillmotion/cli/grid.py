@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 from ..tasks.grid import GridSettings, grid
 from .options import app_of
+from .printing import print_json
 from .progress import Terminal
 
 
@@ -22,7 +21,7 @@ def run(settings: GridSettings) -> int:
             "cells": list(made.cells),
             "notes": list(made.notes),
         }
-        print(json.dumps(tree, ensure_ascii=False))
+        print_json(tree)
         return 0
     print(f"{made.path}  ({made.columns} x {made.rows} cells)")
     for note in made.notes:

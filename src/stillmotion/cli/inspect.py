@@ -10,6 +10,7 @@ from ..config import to_tree
 from ..media.probe import ImageFacts, StreamFacts, VideoFacts
 from ..tasks.inspect import Inspection, InspectSettings, ModelFacts, RecipeFacts, inspect
 from .options import app_of
+from .printing import print_json
 from .progress import Terminal
 
 SHOWN = 20  # names in a list before the count
@@ -20,7 +21,7 @@ def run(settings: InspectSettings) -> int:
     with Terminal() as terminal:
         found = inspect(settings, terminal)
     if settings.json:
-        print(json.dumps(to_tree(found) | {"problems": found.problems}))
+        print_json(to_tree(found) | {"problems": found.problems})
     else:
         _print(found)
     return 1 if found.problems else 0

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 from ..tasks.repeat import Repeated, RepeatSettings, repeat
 from .generate import as_json, print_made
 from .options import app_of
+from .printing import print_json
 from .progress import Terminal
 
 
@@ -21,7 +20,7 @@ def run(settings: RepeatSettings) -> int:
             "changed": list(repeated.changed),
             "differences": list(repeated.differences),
         }
-        print(json.dumps(tree, ensure_ascii=False))
+        print_json(tree)
     else:
         print_made(repeated.made)
         print(_verdict(repeated))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 from rich.console import Console
@@ -11,6 +10,7 @@ from rich.table import Table
 from ..evaluation.measures import Measures
 from ..tasks.score import Scored, ScoreSettings, score
 from .options import app_of
+from .printing import print_json
 from .progress import Terminal
 
 
@@ -27,7 +27,7 @@ def run(settings: ScoreSettings) -> int:
 
 def _print_scored(scored: Scored, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(scored.tree(), allow_nan=False), flush=True)
+        print_json(scored.tree())
     elif scored.measures is not None:
         _print_table(scored, scored.measures)
     if scored.error is not None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 from ..tasks.train_tiny import TrainTinySettings, train_and_export
 from .options import app_of
+from .printing import print_json
 from .progress import Terminal
 
 
@@ -14,7 +13,7 @@ def run(settings: TrainTinySettings) -> int:
     with Terminal() as terminal:
         path = train_and_export(settings, terminal)
     if settings.json:
-        print(json.dumps({"path": None if path is None else str(path)}))
+        print_json({"path": None if path is None else str(path)})
     elif path is not None:
         print(path)
     return 0

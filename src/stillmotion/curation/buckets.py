@@ -39,7 +39,7 @@ class LinearBuckets:
     """Bucket 255 at `full_scale` heights a second, proportionally less below, as in the embedded model's training."""
 
     kind: Literal["linear"] = "linear"
-    full_scale: Annotated[float, Field(gt=0, allow_inf_nan=False, description="Heights a second at bucket 255.")] = 0.5
+    full_scale: Annotated[float, Field(gt=0, allow_inf_nan=False, description="Heights a second at bucket 255.")] = 0.12
     motion: Annotated[str, Field(description="The score that is mapped, and its version.")] = MOTION
 
     def bucket(self, speed: float) -> int:

@@ -152,12 +152,20 @@ def _split(span: Span, observed: Observed, ends: np.ndarray, cfg: ClipConfig) ->
     """Even pieces of at most `max_s`, give or take a frame; each border moves to a keyframe that is near enough."""
     first = span.first
     pieces = _pieces(float(ends[span.last] - observed.times_s[first]), cfg)
+    if pieces > 1 and (ends[span.last] - observed.times_s[first]) / pieces < cfg.min_s:
+        pieces -= 1  # even pieces would all be too short: whole ones, and what is left over is lost
+        span = Span(first, _last_within(observed, ends, first, pieces * cfg.max_s))
     for left in range(pieces, 1, -1):
         border = _border(Span(first, span.last), left, observed, ends, cfg)
         if first < border <= span.last:
             yield Span(first, border - 1)
             first = border
     yield Span(first, span.last)
+
+
+def _last_within(observed: Observed, ends: np.ndarray, first: int, seconds: float) -> int:
+    """The last frame that ends at most so many seconds after the frame `first` begins."""
+    return int(np.searchsorted(ends, observed.times_s[first] + seconds + 1e-6, side="right")) - 1
 
 
 def _pieces(duration_s: float, cfg: ClipConfig) -> int:
@@ -171,8 +179,9 @@ def _border(span: Span, pieces: int, observed: Observed, ends: np.ndarray, cfg: 
     length = (end - start) / pieces
     even = start + length
     # Neither this piece nor those behind it may become longer than a clip.
-    low = max(even - length * KEY_REACH, end - (pieces - 1) * cfg.max_s)
-    high = min(even + length * KEY_REACH, start + cfg.max_s)
+    low = max(even - length * KEY_REACH, end - (pieces - 1) * cfg.max_s, start + cfg.min_s)
+    # Nor may any become too short to be one.
+    high = min(even + length * KEY_REACH, start + cfg.max_s, end - (pieces - 1) * cfg.min_s)
     reach = slice(*np.searchsorted(times, [low - 1e-6, high + 1e-6]))
     keys = np.flatnonzero(observed.is_key[reach]) + reach.start
     if len(keys):

@@ -112,10 +112,11 @@ def _alike(clips: Sequence[Candidate], cfg: DuplicateConfig) -> Iterator[tuple[i
         picture, motion = agreement(prints[i], prints[j])
         if picture >= cfg.picture and motion >= cfg.motion:
             yield i, j
-    if cfg.embedding is not None and all(clip.embedding for clip in clips):
-        vectors = np.array([clip.embedding for clip in clips], np.float32)
+    embedded = [i for i, clip in enumerate(clips) if clip.embedding]
+    if cfg.embedding is not None and embedded:
+        vectors = np.array([clips[i].embedding for i in embedded], np.float32)
         for found in _near(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), cfg.embedding):
-            yield from map(tuple, found.tolist())
+            yield from ((embedded[i], embedded[j]) for i, j in found.tolist())
 
 
 def _decoded(clip: Candidate) -> UInt8[np.ndarray, "k h w"]:

@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic, Literal, Protocol, TypeVar
@@ -271,6 +271,11 @@ def _ray() -> Any:
     return ray
 
 
+def _told_resources(resources: Mapping[str, float]) -> str:
+    memory = resources.get("memory", 0) / 1024**3
+    return f"{resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs and {memory:.1f} GiB for tasks"
+
+
 class _RayTasks(Generic[Job, Answer]):
     def __init__(self, ray: Any, work: Callable[[Job], Answer], crew: Crew) -> None:
         self._ray, self._crew = ray, crew
@@ -280,15 +285,27 @@ class _RayTasks(Generic[Job, Answer]):
         options = {"num_cpus": needs.cpus, "memory": needs.memory_mb * 1024**2, "max_retries": 0}
         if needs.gpus:
             options["num_gpus"] = needs.gpus
+        self._needs = {"CPU": needs.cpus, "GPU": needs.gpus, "memory": needs.memory_mb * 1024**2}
+        if self._capacity() < 1:
+            raise StillmotionError(
+                f"the Ray cluster has {_told_resources(ray.cluster_resources())}, and one video needs "
+                f"{_told_resources(self._needs)}; expected a cluster with room for it."
+            )
         self._call = ray.remote(**options)(answered_alone)
         self._work = ray.put(work)
         self.running: dict[Any, tuple[Job, float]] = {}
 
     def has_room(self) -> bool:
-        return len(self.running) < self._crew.workers
+        # No more than can run at once: a job that waits in Ray's queue would be late before it began.
+        return len(self.running) < min(self._crew.workers, max(1, self._capacity()))
 
     def is_busy(self) -> bool:
         return bool(self.running)
+
+    def _capacity(self) -> int:
+        """Jobs that the cluster as it is now has room for."""
+        there = self._ray.cluster_resources()
+        return min(int(there.get(name, 0) / need + 1e-6) for name, need in self._needs.items() if need)
 
     def give(self, job: Job) -> None:
         self.running[self._call.remote(self._work, job)] = (job, time.monotonic())

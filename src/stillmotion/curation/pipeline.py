@@ -68,10 +68,12 @@ class CurationConfig:
 def stages_of(cfg: CurationConfig) -> tuple[Stage, ...]:
     """Every stage of one video, each after those that it depends on. Raises HubError where a network is not there."""
     shots, clips, samples = to_tree(cfg.shots), to_tree(cfg.clips), to_tree(cfg.samples)
+    # What the pass itself depends on; thresholds move without it.
+    watched = {name: value for name, value in shots["detector"].items() if name in ("kind", "strides")}
     weights = hashlib.sha256(SHOT_WEIGHTS.read_bytes()).hexdigest()[:12]
     local, networks = local_lookers(cfg.text), network_lookers(cfg.captions, cfg.similarity)
     return (
-        Stage(SCAN, f"1-{SAMPLES_VERSION}-{weights}", [shots["detector"], samples], (), functools.partial(_scan, cfg)),
+        Stage(SCAN, f"1-{SAMPLES_VERSION}-{weights}", [watched, samples], (), functools.partial(_scan, cfg)),
         Stage(SHOTS, "1", shots, (SCAN,), functools.partial(_shots, cfg)),
         Stage(CLIPS, "1", clips, (SCAN, SHOTS), functools.partial(_clips, cfg)),
         Stage(SAMPLES, SAMPLES_VERSION, None, (SCAN, CLIPS), _samples),

@@ -108,9 +108,9 @@ REASONS: tuple[tuple[str, str], ...] = (
     ("timeout", "the work took longer than the settings allow"),
     ("crashed", "the process that worked on it died"),
 )
-# Not kept between runs: the next one tries again.
+# Not kept between runs: the next one tries again, perhaps with other limits.
 PASSING = frozenset(
-    {"missing", "unreadable", "unreachable", "changed", "disk_full", "out_of_memory", "timeout", "crashed"}
+    {"missing", "unreadable", "unreachable", "changed", "too_large", "disk_full", "out_of_memory", "timeout", "crashed"}
 )
 
 

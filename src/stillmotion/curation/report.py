@@ -166,7 +166,10 @@ def _cuts_of(axis: str, reported: Reported) -> list[Cut]:
 
 def _correlation(reported: Reported) -> str:
     manifest = reported.manifest
-    axes = [axis for axis in manifest.axes if _varies(manifest.rows, axis)][:MAX_AXES]
+    # The paper's first, which what is too much for one picture must not push out.
+    filtered = {column for axis in AXES.values() for column in axis.columns}
+    varying = [axis for axis in manifest.axes if _varies(manifest.rows, axis)]
+    axes = sorted(varying, key=lambda axis: axis not in filtered)[:MAX_AXES]
     if len(axes) < 2 or len(manifest.rows) < 3:
         return ""
     values = [[_correlated(manifest.rows, one, other) for other in axes] for one in axes]

@@ -84,9 +84,9 @@ def find_sources(given: str, output: Path) -> Found:
         scheme, _, rest = given.partition("://")
         return _walk(Path(rest), output) if scheme in ("file", "local") else _address(given)
     path = Path(given)
-    if path.is_dir():
+    if os.path.isdir(path):  # os.path: what may not be looked up is not there, where Path raises
         return _walk(path, output)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UsageError(f"{given} does not exist; expected a folder of videos, a list of them, or an address.")
     return _list(path) if path.suffix.lower() in LISTS else Found((_local(path, path.name),))
 
@@ -98,7 +98,7 @@ def _walk(root: Path, output: Path) -> Found:
             path = folder / name
             if name.startswith(".") or path.suffix.lower() in BESIDE:
                 beside += 1
-            elif path.is_file() or path.is_symlink():
+            elif os.path.isfile(path) or os.path.islink(path) or not os.path.exists(path):  # the worker says why
                 sources.append(_local(path, path.relative_to(root).as_posix()))
     sources.sort(key=lambda source: source.name)
     failures.sort(key=lambda failure: failure.source)
@@ -147,7 +147,9 @@ def _list(path: Path) -> Found:
         raise UsageError(f"{path} cannot be read as a list: {error}.") from None
     if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
         raise UsageError(f"{path} is no list of texts; expected a path or an address for each video.")
-    named = dict.fromkeys(entry.strip() for entry in entries if entry.strip() and not entry.startswith("#"))
+    if path.suffix.lower() != ".json":  # where a line may be a remark
+        entries = [entry.strip() for entry in entries if not entry.startswith("#")]
+    named = dict.fromkeys(entry for entry in entries if entry.strip())
     sources = []
     for entry in named:
         if "://" in entry:

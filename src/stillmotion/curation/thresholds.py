@@ -94,8 +94,8 @@ DUPLICATE = "duplicate"
 
 
 def parse_rule(text: str) -> Rule:
-    """A rule as `motion=0.25` (an axis of AXES, at the paper's end), `COLUMN=low:0.1`, `COLUMN=high:0.1`,
-    `COLUMN<VALUE` or `COLUMN>VALUE`. Raises UsageError for anything else."""
+    """A rule as `motion=0.25` (an axis of AXES or its column, at the paper's end), `COLUMN=low:0.1`,
+    `COLUMN=high:0.1`, `COLUMN<VALUE` or `COLUMN>VALUE`. Raises UsageError for anything else."""
     limits: tuple[tuple[str, Literal["low", "high"]], ...] = (("<", "low"), (">", "high"))
     for sign, drops in limits:
         column, found, value = text.partition(sign)
@@ -110,9 +110,15 @@ def parse_rule(text: str) -> Rule:
     share = _number(rest if colon else value, text)
     if not 0 <= share <= 1:
         raise UsageError(f"the rule {text!r} drops the share {share:g}; expected a number from 0 to 1.")
-    usual: Literal["low", "high"] = AXES[column].drops if column in AXES else "low"
-    chosen: Literal["low", "high"] = usual if not colon else ("low" if end == "low" else "high")
-    return Rule(column=column, drops=chosen, share=share)
+    if colon:
+        return Rule(column=column, drops="low" if end == "low" else "high", share=share)
+    axis = next((axis for name, axis in AXES.items() if column in (name, *axis.columns)), None)
+    if axis is None:
+        raise UsageError(
+            f"the rule {text!r} does not say which end of {column} is worse; "
+            f"expected {column}=low:{share:g} or {column}=high:{share:g}."
+        )
+    return Rule(column=column, drops=axis.drops, share=share)
 
 
 def _number(text: str, rule: str) -> float:

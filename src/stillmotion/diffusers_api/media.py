@@ -61,12 +61,15 @@ def export_to_video(
         raise UsageError(f"quality is {quality}; expected 0 to 10, or None.")
     frames = _as_bytes(video_frames)
     path = _temporary_mp4() if output_video_path is None else Path(output_video_path)
-    if quality is None:
-        write_video(path, frames, fps, overwrite=True)
-    else:
-        rate_factor = max(1, int((1 - quality / 10) * 51))
-        encoding = Encoding(quality=quality_of(CODECS["h264"], rate_factor))
+    encoding = Encoding()
+    if quality is not None:
+        encoding = Encoding(quality=quality_of(CODECS["h264"], max(1, int((1 - quality / 10) * 51))))
+    try:
         write_video(path, frames, fps, encoding, overwrite=True)
+    except BaseException:
+        if output_video_path is None:
+            path.unlink()
+        raise
     return str(path)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..checkpoints import diffusers as layout
-from ..checkpoints.load import folder_preset, locate, single_file
+from ..checkpoints.load import folder_preset, is_single_file, locate, single_file
 from ..conditioning import Condition, micro_conditions
 from ..diffusion.samplers import Euler, check_levels, sample
 from ..errors import Cancelled, UsageError
@@ -133,7 +133,7 @@ class StableVideoDiffusionPipeline:
         wanted, source = pretrained.chosen_dtype(torch_dtype, dtype), pretrained_model_name_or_path
         each = zip(COMPONENTS, (vae, image_encoder, unet, scheduler, feature_extractor), strict=True)
         given = {name: component for name, component in each if component is not None}
-        if Path(source).is_file():
+        if is_single_file(source):
             loaded = single_file(Path(source), dtype=wanted)
             made = cls._of(components_of(loaded, norm_eps) | given, loaded.preset)
         else:

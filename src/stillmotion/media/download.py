@@ -16,7 +16,7 @@ from ..errors import MediaError
 from .images import check_bytes, read_image, read_image_file, upright_rgb
 
 DOWNLOAD_WAIT_S = 10.0  # for any one answer of a server
-DOWNLOAD_TOTAL_S = 120.0  # for the whole image, so that a server which drips bytes cannot hold a caller for ever
+DOWNLOAD_TOTAL_S = 120.0  # for the bytes of the image, so that a server which drips them cannot hold a caller for ever
 MAX_REDIRECTS = 3
 
 
@@ -42,6 +42,13 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     # The parent refuses all schemes but http, https and ftp, and counts.
     max_redirections = MAX_REDIRECTS
     max_repeats = MAX_REDIRECTS
+
+    # Unread, as nothing bounds the body of a redirection. Handed on as they come.
+    def http_error_302(self, req, fp, code, msg, headers):  # pyright: ignore[reportIncompatibleMethodOverride]
+        fp.close()
+        return super().http_error_302(req, fp, code, msg, headers)
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
     # Handed on as they come.
     def redirect_request(self, *arguments):  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -14,15 +14,16 @@ from typing import IO
 
 import numpy as np
 from jaxtyping import Float32
-from PIL import Image, ImageChops, ImageCms, ImageColor
+from PIL import ExifTags, Image, ImageChops, ImageCms, ImageColor
 
 from ..errors import MediaError, UsageError
 from ..files import atomic_path
-from .blocks import check_few_blocks
+from .blocks import Source, check_few_blocks, png_chunks
 from .decoding import check_decoding
 from .jpeg import check_segments
 
 MAX_FILE_BYTES = 256 * 1024**2  # a 100-megapixel photo as an 8-bit png is about 200 MiB
+MAX_EXIF_BYTES = 1024**2
 MAX_PIXELS = 120_000_000  # the 100-megapixel sensors of cameras and phones, with a margin
 # Formats whose decoders hold several copies of the whole picture.
 MAX_PIXELS_OF = {"WEBP": 30_000_000, "AVIF": 50_000_000, "HEIF": 50_000_000}
@@ -105,11 +106,19 @@ def read_image_file(
 
 
 def upright_size(path: Path) -> tuple[int, int] | None:
-    """Width and height in pixels of an image file, turned upright, from its header; None where it is no image."""
+    """Width and height in pixels of an image file, turned upright, from its header; None where it is no image.
+
+    Also for a file beyond MAX_FILE_BYTES, which can only be a video. Raises MediaError for something else than a file.
+    """
+    path = Path(path)
+    check_is_file(path)
     try:
-        with image_file(Path(path)) as file, open_image(file, str(path)) as image:
-            is_turned = image.format == "TIFF"  # Pillow gives the size that a TIFF has once it is turned
-            return image.size if is_turned or _orientation(image) < 5 else (image.height, image.width)
+        if path.stat().st_size > MAX_FILE_BYTES:
+            return None
+        with path.open("rb") as file, open_image(file, str(path)) as image:
+            # Pillow gives the size that a TIFF has once it is turned, and the decoder turns HEIF.
+            is_turned = image.format in ("TIFF", "HEIF") or orientation_in_header(image, file, path) < 5
+            return image.size if is_turned else (image.height, image.width)
     except DECODER_ERRORS:
         return None
 
@@ -288,6 +297,26 @@ def _orientation(image: Image.Image) -> int:
     return value if value in range(1, 9) else 1
 
 
+def orientation_in_header(image: Image.Image, file: IO[bytes], path: Path) -> int:
+    """The EXIF orientation, 1 to 8, of an image that was opened from `file`, without decoding it."""
+    try:
+        # Pillow decodes a whole png to see whether its EXIF stands behind the pixels.
+        is_in_chunk = image.format == "PNG" and "Raw profile type exif" not in image.info
+        exif = _png_exif(file, path) if is_in_chunk else image.getexif()
+        value = exif.get(ExifTags.Base.Orientation, 1)
+    except (*DECODER_ERRORS, MediaError):
+        return 1  # damaged EXIF says nothing about the pixels
+    return value if value in range(1, 9) else 1
+
+
+def _png_exif(file: IO[bytes], path: Path) -> Image.Exif:
+    source, exif = Source(file, path), Image.Exif()
+    for chunk in png_chunks(source):
+        if chunk.kind == b"eXIf" and chunk.end - chunk.start <= MAX_EXIF_BYTES:
+            exif.load(b"Exif\0\0" + source.read(chunk.start, chunk.end - chunk.start))
+    return exif
+
+
 def _raw_mode(image: Image.Image) -> str:
     # How the file stores the pixels that are not decoded yet.
     tiles = getattr(image, "tile", [])
@@ -426,4 +455,4 @@ def _candidates(source: str) -> tuple[list[Path], str | None]:
 
 
 def _looks_like_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and os.path.isfile(path)

@@ -28,13 +28,9 @@ def mosaic(
     if not clips or columns * rows != len(clips) or any(clip.ndim != 4 or 0 in clip.shape for clip in clips):
         raise UsageError(f"{len(clips)} clips were given for {columns} columns and {rows} rows; expected one a cell.")
     height, width = max(clip.shape[1] for clip in clips), max(clip.shape[2] for clip in clips)
-    font = ImageFont.load_default(min(MAX_LABEL_PX, max(MIN_LABEL_PX, width // 12)))
-    top = _line_height(font) + 2 * GAP_PX if across else GAP_PX
-    left = max((int(font.getlength(label)) for label in down), default=0) + (2 * GAP_PX if down else GAP_PX)
-    full_width, full_height = left + columns * (width + GAP_PX), top + rows * (height + GAP_PX)
-    if max(full_width, full_height) > MAX_SIDE_PX:
-        raise UsageError(f"the mosaic would have {full_width}x{full_height} pixels; expected at most {MAX_SIDE_PX}.")
-    page = Image.new("RGB", (full_width + full_width % 2, full_height + full_height % 2), "white")
+    font = _font(width)
+    left, top = _origin(font, across, down)
+    page = Image.new("RGB", mosaic_size((width, height), columns, rows, across, down), "white")
     _label(page, font, across, down, (left, top), (width + GAP_PX, height + GAP_PX))
     frames = np.repeat(np.asarray(page)[None], max(len(clip) for clip in clips), axis=0)
     for number, clip in enumerate(clips):
@@ -42,6 +38,30 @@ def mosaic(
         held = np.minimum(np.arange(len(frames)), len(clip) - 1)
         frames[:, y : y + clip.shape[1], x : x + clip.shape[2]] = clip[held]
     return frames
+
+
+def mosaic_size(
+    cell: tuple[int, int], columns: int, rows: int, across: Sequence[str] = (), down: Sequence[str] = ()
+) -> tuple[int, int]:
+    """Width and height of the mosaic of cells of this size. Raises UsageError where it is too large."""
+    left, top = _origin(_font(cell[0]), across, down)
+    width, height = left + columns * (cell[0] + GAP_PX), top + rows * (cell[1] + GAP_PX)
+    if max(width, height) > MAX_SIDE_PX:
+        raise UsageError(f"the mosaic would have {width}x{height} pixels; expected at most {MAX_SIDE_PX}.")
+    return width + width % 2, height + height % 2
+
+
+def _font(cell_width: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(min(MAX_LABEL_PX, max(MIN_LABEL_PX, cell_width // 12)))
+
+
+def _origin(
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont, across: Sequence[str], down: Sequence[str]
+) -> tuple[int, int]:
+    """Where the first cell begins, behind the labels."""
+    top = _line_height(font) + 2 * GAP_PX if across else GAP_PX
+    left = max((int(font.getlength(label)) for label in down), default=0) + (2 * GAP_PX if down else GAP_PX)
+    return left, top
 
 
 def _label(

@@ -7,14 +7,14 @@ import math
 import os
 from fractions import Fraction
 from pathlib import Path
-from typing import IO, Literal, cast
+from typing import Literal, cast
 
 import av
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.stream import Stream
 from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc
-from PIL import ExifTags, Image, ImageCms, features
+from PIL import Image, ImageCms, features
 
 from ..errors import MediaError
 from .blocks import Kind, Source, gif_blocks, kind_of, png_chunks, webp_chunks
@@ -28,13 +28,13 @@ from .images import (
     HEIC_BRANDS,
     image_file,
     open_image,
+    orientation_in_header,
     reason_of,
 )
 from .pictures import TIMES
 from .video import CONTAINERS
 
 MAX_PACKETS = 1_000_000  # that are counted where the header does not say how many frames there are
-MAX_EXIF_BYTES = 1024**2
 # The first bytes of JPEG, BMP and both byte orders of TIFF.
 IMAGE_STARTS = (b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*")
 UNSPECIFIED = 2  # in every table of ITU-T H.273
@@ -131,7 +131,7 @@ def probe_image(path: Path) -> ImageFacts:
     path = Path(path)
     try:
         with image_file(path) as file, open_image(file, str(path)) as image:
-            orientation = _orientation(image, file, path)
+            orientation = orientation_in_header(image, file, path)
             # Pillow gives the size that a TIFF has once it is turned.
             is_swapped = image.format == "TIFF" and orientation >= 5
             width, height = image.size[::-1] if is_swapped else image.size
@@ -259,24 +259,6 @@ def _colour(video: av.VideoCodecContext) -> dict[str, str]:
 
 def _tag(kind: type[ColorPrimaries] | type[ColorTrc] | type[ColorRange], value: int) -> str:
     return next((each.name.lower() for each in kind if int(each) == value), str(value))
-
-
-def _orientation(image: Image.Image, file: IO[bytes], path: Path) -> int:
-    try:
-        # Pillow decodes a whole png to see whether its EXIF stands behind the pixels.
-        exif = _png_exif(file, path) if image.format == "PNG" else image.getexif()
-        value = exif.get(ExifTags.Base.Orientation, 1)
-    except (*DECODER_ERRORS, MediaError):
-        return 1  # damaged EXIF says nothing about the pixels
-    return value if value in range(1, 9) else 1
-
-
-def _png_exif(file: IO[bytes], path: Path) -> Image.Exif:
-    source, exif = Source(file, path), Image.Exif()
-    for chunk in png_chunks(source):
-        if chunk.kind == b"eXIf" and chunk.end - chunk.start <= MAX_EXIF_BYTES:
-            exif.load(b"Exif\0\0" + source.read(chunk.start, chunk.end - chunk.start))
-    return exif
 
 
 def _profile_name(image: Image.Image) -> str | None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ..checkpoints.load import load, save
+from ..checkpoints.load import check_single_name, load, save
 from ..config import checked, config
 from ..errors import UsageError
 from ..events import Watch, unwatched
+from ..files import check_writable
 from ..placement import DTYPES
 
 
@@ -35,8 +37,11 @@ class ConvertSettings:
 def convert(settings: ConvertSettings, watch: Watch = unwatched) -> Path:
     """Write the checkpoint and return where it lies; what exists is never overwritten."""
     settings = checked(settings)
-    if settings.target.exists():
+    if os.path.exists(settings.target):
         raise UsageError(f"{settings.target} already exists; expected a free name.")
+    if settings.to == "sgm":
+        check_single_name(settings.target)
+    check_writable(settings.target.parent)
     dtype = DTYPES[settings.dtype] if settings.dtype else None
     loaded = load(
         settings.source,
@@ -46,5 +51,5 @@ def convert(settings: ConvertSettings, watch: Watch = unwatched) -> Path:
         with_image_decoder=True,
         watch=watch,
     )
-    save(loaded.components, loaded.preset, settings.target, settings.to, dtype=dtype)
+    save(loaded.components, loaded.preset, settings.target, settings.to, dtype=dtype, overwrite=False)
     return settings.target

@@ -6,11 +6,13 @@ import collections
 import contextlib
 import dataclasses
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 from pydantic import Field
 
 from ..config import checked, config, dump, load
@@ -33,10 +35,11 @@ from ..curation.records import PASSING, Failure
 from ..curation.report import Reported, write_report
 from ..curation.shards import ShardConfig, write_shards
 from ..curation.sources import Found, Source, find_sources
-from ..curation.stage import legs_of, needs_of
+from ..curation.stage import Needs, legs_of, needs_of
 from ..curation.thresholds import View, ViewConfig, take_view
 from ..errors import StillmotionError, UsageError
 from ..files import atomic_path, check_writable
+from .machine import main_memory
 
 WORK, SETTINGS, SOURCES = "work", "curate.yaml", "sources.json"
 VIEWS, SHARDS, IDS = "views", "shards", "ids.txt"
@@ -239,7 +242,7 @@ def _work(
         left = [source for source in found.sources if source.name not in failed]
         todo = _to_do(curator, left, number, tally, is_last)
         watch(tally)
-        crew = Crew(_workers(settings), needs_of(leg), settings.timeout)
+        crew = Crew(_workers(settings, needs_of(leg)), needs_of(leg), settings.timeout)
         for source, done in _visits(settings, curator, _Feed(todo, number), crew):
             passing += [failure for failure in done.failures if failure.reason in PASSING]
             if is_last or done.failures:
@@ -298,10 +301,16 @@ def _engine(settings: RunSettings, curator: Curator, feed: _Feed, crew: Crew) ->
     return run_local(curator, feed, crew)
 
 
-def _workers(settings: RunSettings) -> int:
+def _workers(settings: RunSettings, needs: Needs) -> int:
+    """As many as were asked for, or as this machine has room for; a cluster knows itself how many it has."""
     if settings.workers:
         return settings.workers
-    return len(os.sched_getaffinity(0)) if settings.engine == "local" else 1000
+    if settings.engine == "ray":
+        return sys.maxsize
+    room = [len(os.sched_getaffinity(0)) / needs.cpus, main_memory()[0] / (needs.memory_mb * 1024**2)]
+    if needs.gpus:
+        room.append(torch.cuda.device_count() / needs.gpus)
+    return max(1, int(min(room)))
 
 
 def _publish(output: Path, cfg: CurateConfig, collected: Collected) -> tuple[list[Path], View]:

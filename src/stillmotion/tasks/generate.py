@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import nn
 
 from ..checkpoints.fingerprint import components_sha256
 from ..checkpoints.load import Loaded, check_reachable, load, load_network
-from ..errors import Cancelled, StillmotionError, UsageError
+from ..errors import Cancelled, MediaError, StillmotionError, UsageError
 from ..evaluation.freeze import is_frozen
 from ..events import Progress, Watch, unwatched
 from ..media.pixels import to_pixels, to_uint8
@@ -40,7 +41,7 @@ from ..recipe import (
 )
 from .kernels import choices_file, keep_choices, recall_choices
 from .memory import placement_for, prediction, workload
-from .outputs import is_file_name, names, publish
+from .outputs import is_file_name, names, publish, short_stem
 from .preview import PreviewFile
 from .request import Picture, Request, Source, make_request
 from .settings import GenerateSettings
@@ -86,7 +87,6 @@ class Studio:
         self._request = request
         self._watch = watch
         self._stage: Stage | None = None
-        self._tensors_sha256 = ""
         # Plans found while running out of memory, so that no video runs into it again.
         self._lowered: dict[Workload, Placement] = {}
         # What a person should know of the last video's memory.
@@ -114,7 +114,7 @@ class Studio:
         assert self._stage is not None, "no video was made"
         placement = self._stage.placement
         return Recipe(
-            model=model_record(request.model, self._tensors_sha256),
+            model=model_record(request.model, self.tensors_sha256),
             image=image,
             fit=request.fit,
             fitting=request.fitting,
@@ -136,6 +136,15 @@ class Studio:
             ),
         )
 
+    @functools.cached_property
+    def tensors_sha256(self) -> str:
+        """Of the networks as they are stored, as `inspect --hash` shows it; mapped, so that none is held twice."""
+        return components_sha256(self._open(None).components, self._with_image_decoder)
+
+    @property
+    def _with_image_decoder(self) -> bool:
+        return self._request.video.decoder != self._request.preset.autoencoder.decoder
+
     def _ready(self, placement: Placement) -> Stage:
         """The stage, its model read, under this placement."""
         if self._stage is not None:
@@ -148,26 +157,22 @@ class Studio:
         return self._stage
 
     def _read(self, placement: Placement) -> Loaded:
-        request, settings = self._request, self._request.settings
-        with_image_decoder = request.video.decoder != request.preset.autoencoder.decoder
-        open_model = functools.partial(
-            load,
-            request.model,
+        _ = self.tensors_sha256  # before the weights are wanted, as it reads all of them
+        if placement.device == "cpu" and placement.offload != "none":
+            return self._open(None)
+        return self._open(DTYPES[self._request.placement.dtype])
+
+    def _open(self, dtype: torch.dtype | None) -> Loaded:
+        settings = self._request.settings
+        return load(
+            self._request.model,
             variant=settings.variant,
             config=settings.config,
-            with_image_decoder=with_image_decoder,
-        )
-        # As stored, which is what `inspect --hash` shows; mapped, so that nothing is held twice.
-        as_stored = open_model()
-        self._tensors_sha256 = components_sha256(as_stored.components, with_image_decoder)
-        if placement.device == "cpu" and placement.offload != "none":
-            return as_stored
-        del as_stored
-        return open_model(
-            dtype=DTYPES[request.placement.dtype],
+            with_image_decoder=self._with_image_decoder,
+            dtype=dtype,
             # Stage decides whether it may run in float16; until then its weights keep their precision.
-            autoencoder_dtype=torch.float32 if request.placement.dtype == "float16" else None,
-            watch=self._watch,
+            autoencoder_dtype=torch.float32 if dtype == torch.float16 else None,
+            watch=self._watch if dtype is not None else unwatched,
         )
 
 
@@ -222,10 +227,10 @@ def _preview_file(request: Request, watch: Watch) -> PreviewFile | None:
 def _make(request: Request, studio: Studio, source: Source, seed: int, clock: _StageClock) -> Made:
     image, fitted = source.image, ""
     try:
-        picture = request.picture(source)
+        picture = _picture(request, source)
         fitted = picture.fitted
         record = request.record(source, picture)
-        old = _made_before(request, source, record, seed) if request.settings.resume else None
+        old = _made_before(request, studio, source, record, seed) if request.settings.resume else None
         if old is not None:
             return Made(image, seed, old[0], fitted, {}, recipe=old[1], is_old=True)
         _check_free(request)
@@ -236,6 +241,16 @@ def _make(request: Request, studio: Studio, source: Source, seed: int, clock: _S
         if len(request.seeds) == 1:
             raise
         return Made(image, seed, None, fitted, clock.seconds, str(error))
+
+
+def _picture(request: Request, source: Source) -> Picture:
+    """Read and fit an image. What makes one of several unfit for the request is no reason to refuse the others."""
+    try:
+        return request.picture(source)
+    except UsageError as error:
+        if len(request.seeds) == 1:
+            raise
+        raise MediaError(str(error)) from None
 
 
 def _make_new(
@@ -252,8 +267,10 @@ def _make_new(
     clock(Progress("write", 0, 1))
     path, written = _write(request, frames, recipe, source, first_seed)
     clock(Progress("write", 1, 1))
-    notes = (*request.advice(picture), *retried, *studio.notes, *written)
-    return Made(source.image, seed, path, picture.fitted, clock.seconds, notes=notes, recipe=recipe)
+    notes = [*request.advice(picture), *retried, *studio.notes, *written]
+    if record.webp is None and not request.settings.private:
+        notes.append("the image is too large for the recipe, so that to repeat the video takes the image too.")
+    return Made(source.image, seed, path, picture.fitted, clock.seconds, notes=tuple(notes), recipe=recipe)
 
 
 def _moving(
@@ -286,16 +303,21 @@ def _write(
     return publish(names(output, _stem(source, seed), request.encoding), write)
 
 
-def _made_before(request: Request, source: Source, image: ImageRecord, seed: int) -> tuple[Path, Recipe] | None:
+def _made_before(
+    request: Request, studio: Studio, source: Source, image: ImageRecord, seed: int
+) -> tuple[Path, Recipe] | None:
     """The video that an earlier run made of this very request, and its recipe; None where there is none."""
     output = request.output()
     single = [output] if is_file_name(output) else None
     for path in single or names(output, _stem(source, seed), request.encoding):
-        if not path.exists():
+        if not os.path.exists(path):
             return None
         with contextlib.suppress(StillmotionError):
             recipe = read_recipe(path)
-            if _request_of(recipe) == _wish(request, image, recipe.seed, seed):
+            if _request_of(recipe) != _wish(request, image, recipe.seed, seed):
+                continue
+            # Two folders can have one name, and one folder other weights than before.
+            if recipe.model.kind != "local" or recipe.model.tensors_sha256 == studio.tensors_sha256:
                 return path, recipe
     return None
 
@@ -323,7 +345,7 @@ def _wish(request: Request, image: ImageRecord, found_seed: int, seed: int) -> t
 
 
 def _stem(source: Source, seed: int) -> str:
-    return f"{Path(source.name).stem}-seed{seed}"
+    return short_stem(Path(source.name).stem, f"-seed{seed}")
 
 
 class _StageClock:

@@ -14,14 +14,15 @@ from pydantic import Field
 from ..config import checked, config, parse
 from ..errors import UsageError
 from ..events import Progress, Watch, unwatched
-from ..media.formats import Encoding
+from ..files import check_writable
+from ..media.formats import Encoding, check_encodable
 from ..media.images import save_png
-from ..media.mosaic import mosaic
+from ..media.mosaic import mosaic, mosaic_size
 from ..media.sheet import contact_sheet
 from ..media.video import write_video
 from ..recipe import AxisRecord, GridRecipe, pixels_sha256
 from .generate import Studio
-from .outputs import OUTPUTS, is_file_name, names, publish
+from .outputs import OUTPUTS, is_file_name, names, publish, short_stem
 from .request import Request, make_request
 from .settings import GenerateSettings, read_change
 
@@ -92,12 +93,13 @@ def grid(settings: GridSettings, watch: Watch = unwatched) -> Grid:
     _check_alike(requests)
     first = requests[0]
     _check_sheet(settings)
+    labels = across.labels(), down.labels() if settings.down is not None else ()
+    _check_mosaic(requests, *labels)
     studio, clips = Studio(first, watch), []
     for number, request in enumerate(requests):
         watch(Progress("cells", number, len(requests)))
         clips.append(_frames(studio, request, watch))
     recipe = _recipe(studio, first, across, down, clips)
-    labels = across.labels(), down.labels() if settings.down is not None else ()
     path, notes = _write(settings, first, mosaic(clips, *labels), recipe.to_json())
     if settings.sheet is not None:
         named = [", ".join(f"{name} {value}" for name, value in cell.items()) for cell in cells]
@@ -156,6 +158,19 @@ def _check_sheet(settings: GridSettings) -> None:
             raise UsageError(f"sheet is {settings.sheet}; expected a name that ends in .png.")
         if settings.sheet.exists():
             raise UsageError(f"sheet {settings.sheet} already exists; expected a free name.")
+        check_writable(settings.sheet.parent)
+
+
+def _check_mosaic(requests: list[Request], across: tuple[str, ...], down: tuple[str, ...]) -> None:
+    """Find out before the work that the mosaic could not be written, as far as the cells' sizes are known by now."""
+    sizes = [request.size for request in requests if request.size is not None]
+    if not sizes:
+        return
+    cell = max(width for width, _ in sizes), max(height for _, height in sizes)
+    width, height = mosaic_size(cell, len(across), len(down) or 1, across, down)
+    first, frames = requests[0], max(request.video.frames for request in requests)
+    named = first.settings.output if first.settings.output and is_file_name(first.settings.output) else None
+    check_encodable(named, width, height, frames, first.play_fps, first.encoding)
 
 
 def _frames(studio: Studio, request: Request, watch: Watch) -> UInt8[np.ndarray, "t h w 3"]:
@@ -184,5 +199,5 @@ def _write(
     output = settings.output or OUTPUTS
     if is_file_name(output):
         return output, write(output)
-    stem = f"{Path(request.sources[0].name).stem}-grid"
+    stem = short_stem(Path(request.sources[0].name).stem, "-grid")
     return publish(names(output, stem, encoding), write)

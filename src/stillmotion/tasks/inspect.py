@@ -23,6 +23,7 @@ from ..presets import PRESETS
 from ..recipe import parse_any_recipe
 
 MODEL_SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
+MAX_DEPTH = 50  # of a stranger's document; what prints it later has limits of its own
 LONG_TEXT = 2000  # characters of one value; a longer one is an image in base64, and shown as its size
 
 
@@ -172,9 +173,11 @@ def _recipe(path: Path) -> RecipeFacts | None:
         return RecipeFacts(_shortened(document), problem)
 
 
-def _shortened(value: Any) -> Any:
+def _shortened(value: Any, depth: int = 0) -> Any:
+    if isinstance(value, dict | list) and depth == MAX_DEPTH:
+        return "(nested too deeply)"
     if isinstance(value, dict):
-        return {key: _shortened(each) for key, each in value.items()}
+        return {key: _shortened(each, depth + 1) for key, each in value.items()}
     if isinstance(value, list):
-        return [_shortened(each) for each in value]
+        return [_shortened(each, depth + 1) for each in value]
     return f"({len(value)} characters)" if isinstance(value, str) and len(value) > LONG_TEXT else value

@@ -76,7 +76,7 @@ class Disk:
 def look() -> Machine:
     """This machine."""
     placement = resolve(Placement())
-    total, free = _memory()
+    total, free = main_memory()
     features = torch.cpu.get_capabilities()
     return Machine(
         processor=_processor(),
@@ -109,7 +109,7 @@ def free_bytes(device: torch.device) -> int:
     """Free memory of a device, or of the machine where the device shares it."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return _memory()[1]
+    return main_memory()[1]
 
 
 def held_bytes() -> int:
@@ -159,7 +159,7 @@ def _processor() -> str:
     return next(named, platform.processor() or platform.machine())
 
 
-def _memory() -> tuple[int, int]:
+def main_memory() -> tuple[int, int]:
     """All and free bytes, within the limit of a container where there is one."""
     total = free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if os.name == "posix" else 0
     for line in _lines(Path("/proc/meminfo")):

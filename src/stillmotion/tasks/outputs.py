@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from ..files import check_writable
 from ..media.formats import FORMATS, Encoding, format_of, suffix_of
 
 OUTPUTS = Path("outputs")  # where videos go when nothing is said
+MAX_STEM_BYTES = 230  # disks take names of 255
 SUFFIXES = tuple(each.suffix for each in FORMATS.values() if each.suffix)
 
 
@@ -39,6 +41,12 @@ def is_file_name(output: Path) -> bool:
     return output.suffix.lower() in SUFFIXES and not output.is_dir()
 
 
+def short_stem(stem: str, ending: str) -> str:
+    """The stem with an ending, cut so that a disk takes the name with a number and a suffix behind it."""
+    kept = os.fsencode(stem)[: MAX_STEM_BYTES - len(ending)]
+    return (stem if len(kept) == len(os.fsencode(stem)) else kept.decode(errors="ignore")) + ending
+
+
 def names(folder: Path, stem: str, encoding: Encoding) -> Iterator[Path]:
     """The names that a video may take in a folder, in the order in which they are tried."""
     suffix = suffix_of(encoding)
@@ -49,11 +57,11 @@ def names(folder: Path, stem: str, encoding: Encoding) -> Iterator[Path]:
 def publish(targets: Iterator[Path], write: Callable[[Path], tuple[str, ...]]) -> tuple[Path, tuple[str, ...]]:
     """Write under the first name that is free at the moment the file is whole; returns it, and what `write` notes."""
     for target in targets:
-        if target.exists():
+        if os.path.exists(target):
             continue
         try:
             return target, write(target)
         except UsageError:
-            if not target.exists():
+            if not os.path.exists(target):
                 raise
     raise AssertionError("names do not run out")

@@ -14,11 +14,12 @@ from pydantic import Field
 
 from ..config import checked, config, parse
 from ..events import Watch, unwatched
+from ..media.formats import Encoding
 from ..placement import Savings
 from ..recipe import PlanRecord, Recipe, read_recipe, versions
 from .generate import Made, generate
-from .outputs import OUTPUTS, is_file_name, names
-from .settings import GenerateSettings, read_change
+from .outputs import OUTPUTS, is_file_name, names, short_stem
+from .settings import GenerateSettings, encoding_of, read_change
 
 # What --set may not change: they say where things are and how they are told, not how the video is made.
 FIXED = ("recipe", "output", "count", "resume", "force", "preview", "preview_every", "dry_run", "json")
@@ -106,7 +107,7 @@ def _wanted(settings: RepeatSettings, recipe: Recipe) -> GenerateSettings:
         "recipe": settings.file,
         "image": settings.image,
         "model": settings.model,
-        "output": settings.output or _free_name(settings, recipe),
+        "output": settings.output,
         "device": plan.device,
         "dtype": plan.dtype,
         "offload": plan.offload,
@@ -115,14 +116,16 @@ def _wanted(settings: RepeatSettings, recipe: Recipe) -> GenerateSettings:
         "force": settings.force,
     }
     changes = dict(read_change(text, "--set", FIXED) for text in settings.set)
-    return parse(GenerateSettings, tree | changes, source="--set" if changes else "the recipe")
+    wanted = parse(GenerateSettings, tree | changes, source="--set" if changes else "the recipe")
+    if settings.output is not None:
+        return wanted
+    return dataclasses.replace(wanted, output=_free_name(settings, encoding_of(wanted, None, recipe.encoding)))
 
 
-def _free_name(settings: RepeatSettings, recipe: Recipe) -> Path:
+def _free_name(settings: RepeatSettings, encoding: Encoding) -> Path:
     """A free name in the usual folder that says what was repeated; a folder for frames keeps its usual name."""
-    stem = f"{settings.file.stem}-repeat"
-    candidates = names(OUTPUTS, stem, recipe.encoding)
-    path = next(path for path in candidates if not path.exists())
+    candidates = names(OUTPUTS, short_stem(settings.file.stem, "-repeat"), encoding)
+    path = next(path for path in candidates if not os.path.exists(path))
     return path if is_file_name(path) else OUTPUTS
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 from PIL import Image
@@ -144,7 +145,8 @@ class Request:
             size = f"{picture.image.width}x{picture.image.height}"
             return (f"{size} is off the sizes that {self.preset.name} was trained at: {sizes}.",)
         near = nearest_trained_size(picture.whole, trained)
-        if self.settings.size is None and self.recipe is None and near != picture.image.size:
+        is_cut = self.fit == "crop" and self.settings.size is None and self.recipe is None
+        if is_cut and near != picture.image.size:
             return (f"--size {near[0]}x{near[1]} would cut less from this image.",)
         return ()
 
@@ -158,7 +160,8 @@ class Request:
             at = self.recipe.fitting.at
             lacking = "image" if at is None else f"video, whose frame at {at:g} s it shows"
             raise UsageError(
-                f"the recipe of {self.settings.recipe} was made --private, without its {lacking}; expected it too."
+                f"the recipe of {self.settings.recipe} was made without its {lacking}, --private or too large for it; "
+                "expected it too."
             )
         return picture
 
@@ -185,9 +188,9 @@ def make_request(settings: GenerateSettings, recipe: Recipe | None = None) -> Re
     play_fps = given(settings.play_fps, recipe.play_fps if recipe and settings.fps is None else video.fps)
     if settings.memory == "recipe" and recipe is None:
         raise UsageError("memory is recipe, and there is no recipe; expected a size such as 8GB, or auto.")
-    if size is not None:
-        check_size(*size, preset.autoencoder.downsampling)
-        check_encodable(_file_of(settings), *size, video.frames, play_fps, encoding)
+    for each in preset.defaults.trained_sizes if size is None else (size,):
+        check_size(*each, preset.autoencoder.downsampling)
+        check_encodable(_file_of(settings), *each, video.frames, play_fps, encoding)
     seed = given(settings.seed, recipe.seed if recipe else 0)
     if seed + len(sources) * settings.count * (settings.avoid_still + 1) > 2**63:
         raise UsageError(f"seed is {seed}, and the seeds of all videos go beyond 2^63; expected a smaller one.")
@@ -222,10 +225,11 @@ def _model_of(recipe: Recipe | None) -> str:
     if recipe is None:
         return "tiny"
     known = {*PRESETS, *(preset.hub_id for preset in PRESETS.values())}
-    if recipe.model.kind == "local" or recipe.model.name not in known or Path(recipe.model.name).exists():
-        kind, name = recipe.model.kind, recipe.model.name
+    kind, name = recipe.model.kind, recipe.model.name
+    # A folder called like a repository would be taken for it; one called like a preset is not.
+    if kind == "local" or name not in known or (name not in PRESETS and os.path.exists(name)):
         raise UsageError(f"the recipe was made with the {kind} model {name!r}; expected --model, saying where it is.")
-    return recipe.model.name
+    return name
 
 
 def _size(settings: GenerateSettings, recipe: Recipe | None, preset: Preset) -> tuple[int, int] | None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
+from ..checkpoints.load import load as load_model
 from ..checkpoints.load import save
 from ..config import checked, config, load
 from ..events import Watch, unwatched
@@ -24,6 +25,10 @@ class TrainTinySettings:
     """Train the embedded model from rendered scenes; started again, it goes on where it stopped."""
 
     folder: Annotated[Path, Field(description="Where the resumable state of the trainings lies.")]
+    init: Annotated[
+        str | None,
+        Field(description="Train this model's U-Net and image encoder further (tiny, a folder), and keep the rest."),
+    ] = None
     export: Annotated[Path | None, Field(description="Write the averaged weights to this folder at the end.")] = None
     config: Annotated[Path | None, Field(description="A YAML file of settings that differ from the usual.")] = None
     only_export: Annotated[bool, Field(description="Export what is there, without training.")] = False
@@ -31,13 +36,16 @@ class TrainTinySettings:
 
 
 def train_and_export(settings: TrainTinySettings, watch: Watch = unwatched) -> Path | None:
-    """Train, then write the model; returns where it lies. Raises TrainingError, ConfigError."""
+    """Train, then write the model; returns where it lies. Raises TrainingError, ConfigError, CheckpointError."""
     settings = checked(settings)
     cfg = load(TinyTraining, [settings.config] if settings.config else [])
+    start = (
+        load_model(settings.init, dtype=torch.float32, with_image_decoder=True) if settings.init is not None else None
+    )
     if not settings.only_export:
-        train_tiny(cfg, TINY, settings.folder, watch)
+        train_tiny(cfg, TINY, settings.folder, watch, start)
     if settings.export is None:
         return None
-    components, preset = assemble(cfg, TINY, settings.folder)
+    components, preset = assemble(cfg, TINY, settings.folder, start)
     save(components, preset, settings.export, "diffusers", dtype=torch.float16, max_shard_bytes=MAX_SHARD_BYTES)
     return settings.export

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
+from ..checkpoints.load import Loaded
 from ..errors import TrainingError
 from ..events import Progress, Watch, unwatched
 from ..models.autoencoder import Autoencoder
@@ -17,16 +18,24 @@ from ..presets import Preset
 from . import checkpoint
 from .autoencoder import temporal_from_frames, train_clips, train_frames
 from .config import TinyTraining
-from .video import encode_clips, latent_deviation, new_networks, train_video
+from .video import VideoNetworks, encode_clips, latent_deviation, new_networks, train_video
 
 FRAMES, CLIPS, VIDEO, DATA = "frames", "clips", "video", "data"
 
 
-def train_tiny(cfg: TinyTraining, preset: Preset, folder: Path, watch: Watch = unwatched) -> None:
+def train_tiny(
+    cfg: TinyTraining, preset: Preset, folder: Path, watch: Watch = unwatched, start: Loaded | None = None
+) -> None:
     """Run what is not finished of the three trainings; their states lie in subfolders of `folder`.
 
-    Raises TrainingError as the loop does.
+    start: a model whose autoencoder stays as it is, and whose U-Net and image encoder are trained further: the last of
+    the three trainings alone, from its weights. Raises TrainingError as the loop does.
     """
+    if start is not None:
+        networks = _networks_of(start)
+        clips = encode_clips(cfg.video, networks.autoencoder, folder / DATA, watch)
+        train_video(cfg.video, networks, clips, folder / VIDEO, _named("video", watch))
+        return
     train_frames(cfg.frames, preset.autoencoder, folder / FRAMES, _named("frames", watch))
     frames_model = averaged_frames_model(preset, folder)
     train_clips(cfg.clips, preset.autoencoder, frames_model, folder / CLIPS, _named("clips", watch))
@@ -37,11 +46,15 @@ def train_tiny(cfg: TinyTraining, preset: Preset, folder: Path, watch: Watch = u
     train_video(cfg.video, networks, clips, folder / VIDEO, _named("video", watch))
 
 
-def assemble(cfg: TinyTraining, preset: Preset, folder: Path) -> tuple[Components, Preset]:
+def assemble(cfg: TinyTraining, preset: Preset, folder: Path, start: Loaded | None = None) -> tuple[Components, Preset]:
     """The averaged networks of the trainings in `folder`, and the preset with the scale of their latents.
 
-    Raises TrainingError where a training has not begun.
+    start: as for the training. Raises TrainingError where a training has not begun.
     """
+    if start is not None:
+        _load_averages(start.components.unet, folder / VIDEO, "unet")
+        _load_averages(start.components.image_encoder, folder / VIDEO, "image_encoder")
+        return start.components, start.preset
     frames_model = averaged_frames_model(preset, folder)
     preset = with_latent_scale(cfg, preset, frames_model)
     frames_model.cfg = dataclasses.replace(preset.autoencoder, decoder="image")
@@ -67,6 +80,13 @@ def with_latent_scale(cfg: TinyTraining, preset: Preset, autoencoder: Autoencode
     """The preset with the factor that brings this autoencoder's latents to unit deviation."""
     scale = round(1 / latent_deviation(autoencoder, cfg.video), 5)
     return dataclasses.replace(preset, autoencoder=dataclasses.replace(preset.autoencoder, scaling_factor=scale))
+
+
+def _networks_of(start: Loaded) -> VideoNetworks:
+    networks = start.components
+    for trained in (networks.unet, networks.image_encoder):
+        trained.train().requires_grad_(True)
+    return VideoNetworks(networks.unet, networks.image_encoder, networks.autoencoder.eval().requires_grad_(False))
 
 
 def _load_averages(network: nn.Module, folder: Path, name: str) -> None:

@@ -5,8 +5,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -25,7 +32,7 @@ from ..presets import Preset
 from .config import VideoTraining
 from .ema import Ema
 from .loop import device_of, generator, mixed_precision, train
-from .toys import VERSION, render_clip
+from .toys import VERSION, ToyConfig, render_clip
 
 CLIPS_A_FILE = 100
 
@@ -41,6 +48,15 @@ class EncodedClips:
 
     def __len__(self) -> int:
         return len(self.fps)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rendered:
+    """Clips before the encoder, in arrays: tensors would go from process to process through scarce shared memory."""
+
+    frames: np.ndarray  # n t c h w, in [-1, 1]
+    fps: list[float]
+    motion_bucket: list[float]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -130,15 +146,20 @@ def encode_clips(cfg: VideoTraining, autoencoder: Autoencoder, folder: Path, wat
     """Render and encode the data set once, in files of a hundred clips that a killed run keeps.
 
     A file's name holds a digest of the scenes' settings and of the encoder, so that none is taken for another's.
+    Several files at once are rendered by processes of their own, one a processor: beside a GPU, rendering is what takes
+    the time.
     """
-    parts, digest = [], _digest(cfg, autoencoder)
-    for first in range(0, cfg.clips, CLIPS_A_FILE):
-        seeds = range(cfg.first_seed + first, cfg.first_seed + min(first + CLIPS_A_FILE, cfg.clips))
-        path = Path(folder) / f"clips-{digest}-{seeds.start}-{len(seeds)}.safetensors"
-        if not path.exists():
-            write(path, {name: [tensor] for name, tensor in _encode(cfg, autoencoder, seeds).items()})
-        parts.append(load_file(path))
-        watch(Progress("encode clips", min(first + CLIPS_A_FILE, cfg.clips), cfg.clips))
+    digest, starts = _digest(cfg, autoencoder), range(0, cfg.clips, CLIPS_A_FILE)
+    parts_seeds = [range(cfg.first_seed + at, cfg.first_seed + min(at + CLIPS_A_FILE, cfg.clips)) for at in starts]
+    paths = [Path(folder) / f"clips-{digest}-{seeds.start}-{len(seeds)}.safetensors" for seeds in parts_seeds]
+    missing = [seeds for seeds, path in zip(parts_seeds, paths, strict=True) if not path.exists()]
+    parts = []
+    with _rendering(cfg.toys, missing) as rendered:
+        for seeds, path in zip(parts_seeds, paths, strict=True):
+            if seeds in missing:
+                write(path, {name: [tensor] for name, tensor in _encode(cfg, autoencoder, next(rendered)).items()})
+            parts.append(load_file(path))
+            watch(Progress("encode clips", seeds.stop - cfg.first_seed, cfg.clips))
     whole = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
     return EncodedClips(**whole)
 
@@ -151,19 +172,47 @@ def latent_deviation(autoencoder: Autoencoder, cfg: VideoTraining, scenes: int =
     return autoencoder.encode(frames).mean.std().item()
 
 
+@contextlib.contextmanager
+def _rendering(toys: ToyConfig, parts: Sequence[range]) -> Iterator[Iterator[Rendered]]:
+    """The clips of each range of seeds in turn; a process each pays for its start from the second range on."""
+    if len(parts) < 2:
+        yield (_render(toys, seeds) for seeds in parts)
+        return
+    workers = min(len(parts), os.cpu_count() or 1)
+    context = multiprocessing.get_context("spawn")  # a fork of a process that computes may hang
+    with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
+        ahead: deque[Future[Rendered]] = deque()
+        waiting = iter(parts)
+
+        def in_order() -> Iterator[Rendered]:
+            while True:
+                # Only so many ahead as there are workers: a hundred clips are 170 MB.
+                ahead.extend(pool.submit(_render, toys, seeds) for seeds in islice(waiting, workers - len(ahead)))
+                if not ahead:
+                    return
+                yield ahead.popleft().result()
+
+        yield in_order()
+
+
+def _render(toys: ToyConfig, seeds: range) -> Rendered:
+    clips = [render_clip(toys, seed) for seed in seeds]
+    frames = torch.stack([clip.frames for clip in clips])
+    return Rendered(frames.numpy(), [clip.fps for clip in clips], [clip.motion_bucket for clip in clips])
+
+
 @torch.no_grad()
-def _encode(cfg: VideoTraining, autoencoder: Autoencoder, seeds: range) -> dict[str, Tensor]:
-    clips = [render_clip(cfg.toys, seed) for seed in seeds]
+def _encode(cfg: VideoTraining, autoencoder: Autoencoder, clips: Rendered) -> dict[str, Tensor]:
     scale, device = autoencoder.cfg.scaling_factor, device_of(cfg.loop)
     autoencoder.to(device)
+    frames = torch.from_numpy(clips.frames)
     with mixed_precision(cfg.loop):
-        latents = [autoencoder.encode(clip.frames[None].to(device)).mean[0].float().cpu() * scale for clip in clips]
-    first = torch.stack([clip.frames[0] for clip in clips])
+        latents = [autoencoder.encode(clip[None].to(device)).mean[0].float().cpu() * scale for clip in frames]
     return {
         "latents": torch.stack(latents).half(),
-        "first_frames": ((first + 1) * 127.5).round().clamp(0, 255).to(torch.uint8),
-        "fps": torch.tensor([clip.fps for clip in clips]),
-        "motion_bucket": torch.tensor([clip.motion_bucket for clip in clips]),
+        "first_frames": ((frames[:, 0] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8),
+        "fps": torch.tensor(clips.fps),
+        "motion_bucket": torch.tensor(clips.motion_bucket),
     }
 
 

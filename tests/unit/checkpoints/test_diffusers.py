@@ -92,8 +92,9 @@ UNEVEN = UNetConfig(
 @pytest.mark.parametrize("cfg", [SVD.unet, SVD_XT.unet, TINY.unet, UNEVEN])
 def test_a_unet_is_read_back_from_its_document(cfg: UNetConfig) -> None:
     assert diffusers.unet_config(diffusers.unet_document(cfg), WHERE) == cfg
-    # What selects diffusers' epsilons is a setting of a run, never of a file.
-    assert diffusers.unet_document(replace(cfg, norm_eps="diffusers")) == diffusers.unet_document(cfg)
+    other = replace(cfg, norm_eps="diffusers")
+    assert diffusers.unet_config(diffusers.unet_document(other), WHERE) == other
+    assert "norm_eps" not in diffusers.unet_document(cfg)  # diffusers' own document has no such entry
 
 
 @pytest.mark.parametrize("cfg", [SVD.autoencoder, TINY.autoencoder, AutoencoderConfig(decoder="image", layers=1)])

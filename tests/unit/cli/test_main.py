@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 from stillmotion import cli
 
@@ -76,3 +79,48 @@ sys.exit(made or ", ".join(name for name in {HEAVY} if name in sys.modules) or 0
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("generate", "x" * 300),
+        ("generate", str(ROCKET), "--model", "x" * 300, "--dry-run"),
+        ("generate", str(ROCKET), "--model", "./a.safetensors", "--config", "x" * 300, "--dry-run"),
+        ("convert", "tiny", "x" * 300, "--to", "diffusers"),
+        ("inspect", "x" * 300),
+        ("repeat", "x" * 300),
+        ("score", "x" * 300),
+    ],
+    ids=lambda arguments: " ".join(arguments)[:30],
+)
+def test_a_name_that_no_disk_takes_is_one_sentence(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments) in (1, 2)
+    error = capsys.readouterr().err
+    assert error.startswith("Error: ") and error.count("\n") == 1
+
+
+def test_what_steers_a_terminal_is_not_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = {"schema": "stillmotion/recipe", "version": 1, "\x1b[2J\nError: all is well": 1}
+    (tmp_path / "evil.json").write_text(json.dumps(document))
+    assert cli.main(["repeat", str(tmp_path / "evil.json")]) == 2
+    error = capsys.readouterr().err
+    assert "\x1b" not in error and error.count("\n") == 1
+
+
+def test_a_name_that_is_no_text_is_printed_all_the_same(tmp_path: Path) -> None:
+    image = os.fsencode(tmp_path) + b"/caf\xe9.png"
+    Image.new("RGB", (64, 64)).save(os.fsdecode(image))
+    quick = ("--steps", "1", "--frames", "1", "--size", "32x32", "--json", "-o", str(tmp_path / "out"))
+    command = [sys.executable, "-m", "stillmotion", "generate", image, *quick]
+    done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "utf-8:strict"})
+    assert done.returncode == 0, done.stderr
+    assert Path(json.loads(done.stdout)["path"]).exists()
+
+
+def test_json_has_no_number_that_json_lacks(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["generate", str(ROCKET), "--model", "svd", "--dry-run", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(name))
+    assert found["video"]["sampler"]["churn_max"] == "Infinity"

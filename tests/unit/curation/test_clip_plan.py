@@ -63,6 +63,17 @@ def test_no_piece_is_longer_than_asked_and_nothing_is_lost(seed: int) -> None:
     assert footage_loss([Span(0, frames - 1)], found, observed).share == pytest.approx(0, abs=1e-9)
 
 
+def test_no_piece_becomes_too_short_for_a_keyframe() -> None:
+    cfg = ClipConfig(min_s=4, max_s=10)
+    found = plan_clips([Span(0, 254)], [], seen(255, keys=(0, 97)), cfg)  # 10.2 s, and a keyframe at 3.88 s
+    assert found == [Span(0, 127), Span(128, 254)]
+
+
+def test_where_even_pieces_are_too_short_whole_ones_are_taken() -> None:
+    found = plan_clips([Span(0, 224)], [], seen(225), ClipConfig(min_s=5, max_s=8))  # 9 s are 2 x 4.5
+    assert found == [Span(0, 199)]
+
+
 def test_damage_is_left_out_up_to_the_next_keyframe() -> None:
     observed = seen(400, keys=(0, 100, 200, 300), corrupt=(130, 131))
     found = plan_clips([Span(0, 399)], [], observed, ClipConfig(damage_margin=2))

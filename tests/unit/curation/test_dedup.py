@@ -112,6 +112,9 @@ def test_embeddings_find_what_pictures_do_not(toys: list[np.ndarray]) -> None:
     assert duplicates(clips) == {}
     assert duplicates(clips, DuplicateConfig(embedding=0.95)) == {"b": "a"}
     assert duplicates(clips, DuplicateConfig(embedding=0.97)) == {}
+    # One that could not be looked at changes nothing for the others.
+    clips.insert(0, candidate("0", toys[3]))
+    assert duplicates(clips, DuplicateConfig(embedding=0.95)) == {"b": "a"}
 
 
 def test_a_short_clip_has_a_fingerprint_too_and_a_damaged_one_is_refused(toys: list[np.ndarray]) -> None:

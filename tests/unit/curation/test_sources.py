@@ -76,8 +76,8 @@ def test_a_folder_that_may_not_be_read_is_a_failure(folder: Path) -> None:
 def test_a_list_names_paths_beside_it_and_addresses(folder: Path) -> None:
     (folder / "list.txt").write_text("# mine\na b.mp4\n\na b.mp4\nmemory://x/c.mp4\n")
     assert names(folder / "list.txt") == ["a b.mp4", "memory://x/c.mp4"]
-    (folder / "list.json").write_text(json.dumps(["line\nbreak.mp4"]))
-    assert names(folder / "list.json") == ["line\nbreak.mp4"]
+    (folder / "list.json").write_text(json.dumps(["line\nbreak.mp4", "#1.mp4", " a.mp4"]))
+    assert names(folder / "list.json") == [" a.mp4", "#1.mp4", "line\nbreak.mp4"]
 
 
 def test_one_video_is_enough(folder: Path) -> None:

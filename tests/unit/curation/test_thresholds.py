@@ -41,8 +41,8 @@ def test_a_share_is_exact_even_on_ties(total: int, share: float, kind: str) -> N
 
 def test_equal_values_are_told_apart_by_id_whatever_the_order() -> None:
     rows = rows_of([5.0] * 8)
-    assert set(view_of(rows, "score=0.25").dropped) == {"0000", "0001"}
-    assert set(view_of(rows[::-1], "score=0.25").dropped) == {"0000", "0001"}
+    assert set(view_of(rows, "score=low:0.25").dropped) == {"0000", "0001"}
+    assert set(view_of(rows[::-1], "score=low:0.25").dropped) == {"0000", "0001"}
 
 
 def test_the_high_end_is_dropped_where_it_is_asked_for() -> None:
@@ -59,15 +59,15 @@ def test_limits_keep_what_lies_on_them() -> None:
 @pytest.mark.parametrize("nothing", [None, math.nan, math.inf, True, "a"])
 def test_what_has_no_value_is_counted_and_kept_unless_asked(nothing: Any) -> None:
     rows = rows_of([1.0, nothing, 2.0, 3.0, 4.0])
-    view = view_of(rows, "score=0.25")
+    view = view_of(rows, "score=low:0.25")
     assert set(view.dropped) == {"0000"} and view.cuts[0].missing == 1 and view.cuts[0].having == 4
-    assert set(view_of(rows, "score=0.25", missing="drop").dropped) == {"0000", "0001"}
+    assert set(view_of(rows, "score=low:0.25", missing="drop").dropped) == {"0000", "0001"}
 
 
 def test_tiers_have_shares_of_their_own() -> None:
     rows = rows_of([1.0, 2.0, 3.0, 4.0, 10.0, 20.0, 30.0, 40.0], heights=[360] * 4 + [1080] * 4)
-    assert set(view_of(rows, "score=0.25").dropped) == {"0000", "0001"}
-    assert set(view_of(rows, "score=0.25", tiers=True).dropped) == {"0000", "0004"}
+    assert set(view_of(rows, "score=low:0.25").dropped) == {"0000", "0001"}
+    assert set(view_of(rows, "score=low:0.25", tiers=True).dropped) == {"0000", "0004"}
 
 
 def test_heights_fall_into_tiers() -> None:
@@ -78,7 +78,7 @@ def test_heights_fall_into_tiers() -> None:
 
 def test_rules_are_independent_and_all_reasons_are_kept() -> None:
     rows = [row | {"other": -row["score"]} for row in rows_of([1.0, 2.0, 3.0, 4.0])]
-    view = view_of(rows, "score=0.5", "other=high:0.25", axes=("score", "other"))
+    view = view_of(rows, "score=low:0.5", "other=high:0.25", axes=("score", "other"))
     assert view.dropped == {"0000": ("score=low:0.5", "other=high:0.25"), "0001": ("score=low:0.5",)}
     assert retention(view, 4) == {"rules": {"score=low:0.5": 0.5, "other=high:0.25": 0.75}, "together": 0.5}
 
@@ -99,7 +99,7 @@ def test_the_paper_s_shares_are_taken_where_the_axis_is_there() -> None:
 def test_planted_clips_are_in_the_dropped_tail() -> None:
     draw = random.Random(1)
     rows = rows_of([draw.uniform(0.3, 1) for _ in range(80)] + [draw.uniform(0, 0.1) for _ in range(20)])
-    assert set(view_of(rows, "score=0.2").dropped) == {f"{index:04d}" for index in range(80, 100)}
+    assert set(view_of(rows, "score=low:0.2").dropped) == {f"{index:04d}" for index in range(80, 100)}
 
 
 @pytest.mark.parametrize(
@@ -121,5 +121,12 @@ def test_a_rule_has_one_threshold() -> None:
 
 
 def test_no_clips_are_a_view_too() -> None:
-    view = view_of([], "score=0.25")
+    view = view_of([], "score=low:0.25")
     assert view.kept == () and retention(view, 0)["together"] == 0.0
+
+
+def test_a_share_without_an_end_is_of_an_axis_that_says_which_is_worse() -> None:
+    assert parse_rule("text=0.2").drops == parse_rule("text.area=0.2").drops == "high"
+    assert parse_rule("motion.speed=0.2").drops == "low"
+    with pytest.raises(UsageError, match=r"flicker=low:0\.2 or flicker=high:0\.2"):
+        parse_rule("flicker=0.2")

@@ -33,6 +33,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if kind == "redirect":
             left = int(rest)
             self._answer(302, b"", {"Location": f"/redirect/{left - 1}" if left > 1 else "/image"})
+        elif kind == "flood":
+            self._answer(302, b"", {"Location": "/image"})
+            self._endless_body()
         elif kind == "file":
             self._answer(302, b"", {"Location": "file:///etc/hostname"})
         elif kind == "ftp":
@@ -57,6 +60,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _endless(self) -> None:
         self._answer(200, b"", {})
+        self._endless_body()
+
+    def _endless_body(self) -> None:
         try:
             while True:
                 self.wfile.write(bytes(1 << 16))
@@ -78,7 +84,7 @@ def server(monkeypatch) -> Iterator[http.server.ThreadingHTTPServer]:
     server.server_close()
 
 
-@pytest.mark.parametrize("path", ["image", "redirect/3"])
+@pytest.mark.parametrize("path", ["image", "redirect/3", "flood"])
 def test_an_image_is_loaded_from_an_address(server, path):
     loaded = download.load_image(f"http://127.0.0.1:{server.server_port}/{path}")
     assert np.array_equal(np.asarray(loaded), np.asarray(Image.open(io.BytesIO(PNG))))

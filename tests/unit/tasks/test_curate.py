@@ -134,6 +134,8 @@ def test_only_what_depends_on_a_change_is_computed(copied: Path, films: Path) ->
     assert {path.name for path in (copied / "work" / "scan").glob("??/*")} == scans
     assert [path.stat().st_mtime_ns for path in (copied / "work" / "scan").glob("??/*/scan.npz")] == times
     assert len(list((copied / "work" / "clips").glob("??/*"))) == 4
+    curate(films, copied, "curation.shots.detector.cut=0.9")
+    assert {path.name for path in (copied / "work" / "scan").glob("??/*")} == scans
 
 
 def test_a_broken_half_of_a_killed_run_is_swept(copied: Path, films: Path) -> None:

@@ -6,9 +6,12 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import constants
 from PIL import Image
 
+from stillmotion import recipe
+from stillmotion.checkpoints.load import load, save
 from stillmotion.errors import Cancelled, HubError, UsageError
 from stillmotion.events import Progress
 from stillmotion.media.still import read_picture
@@ -199,3 +202,50 @@ def test_an_option_that_the_fit_makes_no_use_of_is_said(tmp_path: Path) -> None:
             note for note in made.notes if "changes nothing" in note
         ]
         assert any("changes nothing" in note for note in made.notes) == (said is not None)
+
+
+def test_one_image_that_is_unfit_for_the_request_does_not_stop_the_others(tmp_path: Path) -> None:
+    settings = asked(tmp_path, at=0.3)
+    images = [Image.new("RGB", (40, 30), (i, i, i)) for i in (0, 90)]
+    for name in ("a.png", "c.png"):
+        images[0].save(tmp_path / "in" / name, save_all=True, append_images=images[1:], duration=500)
+    made = list(generate(settings))
+    assert [each.image.name for each in made] == ["a.png", "b.png", "c.png"]
+    assert [each.error is None for each in made] == [True, False, True]
+    (tmp_path / "in" / "a.png").unlink()
+    (tmp_path / "in" / "c.png").unlink()
+    with pytest.raises(UsageError, match="one image"):
+        next(generate(settings))
+
+
+def test_a_format_that_no_trained_size_fits_is_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="60 frames a second"):
+        next(generate(asked(tmp_path, model="svd-xt", size="auto", format="gif", play_fps=60)))
+
+
+def test_a_long_name_is_cut(tmp_path: Path) -> None:
+    image = tmp_path / f"{'猫' * 83}.png"
+    Image.new("RGB", (40, 30)).save(image)
+    values = {"steps": 1, "frames": 1, "size": (32, 32), "dtype": "float32", "output": tmp_path / "out"}
+    made = [next(generate(GenerateSettings(image=str(image), **values))) for _ in range(2)]  # type: ignore[arg-type]
+    names = [each.path.name for each in made if each.path is not None and each.path.exists()]
+    assert [name.lstrip("猫") for name in names] == ["-seed0.mp4", "-seed0-2.mp4"]
+
+
+def test_resume_makes_anew_what_other_weights_of_one_name_made(tmp_path: Path) -> None:
+    for place, kept in (("a", 1.0), ("b", 0.5)):
+        loaded = load("tiny")
+        with torch.no_grad():
+            loaded.components.unet.conv_out.weight.mul_(kept)
+        save(loaded.components, loaded.preset, tmp_path / place / "model", "diffusers")
+    makes = [
+        [made.is_old for made in generate(asked(tmp_path, model=str(tmp_path / place / "model"), resume=True))]
+        for place in ("a", "a", "b", "b", "a")
+    ]
+    assert makes == [[False, False], [True, True], [False, False], [True, True], [True, True]]
+
+
+def test_a_picture_too_large_for_the_recipe_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipe, "MAX_DOCUMENT_BYTES", 8)
+    assert "too large for the recipe" in " ".join(next(generate(asked(tmp_path))).notes)
+    assert "too large" not in " ".join(next(generate(asked(tmp_path, private=True))).notes)

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stillmotion.errors import ConfigError, UsageError
+from stillmotion.errors import ConfigError, StillmotionError, UsageError
 from stillmotion.media.document import read_document
 from stillmotion.media.mosaic import mosaic
 from stillmotion.media.video import read_video
 from stillmotion.recipe import AxisRecord, GridRecipe, Recipe, parse_any_recipe
+from stillmotion.tasks import grid as tasks_grid
 from stillmotion.tasks.generate import generate
 from stillmotion.tasks.grid import GridSettings, grid, read_axis
 from stillmotion.tasks.inspect import InspectSettings, inspect
@@ -148,3 +149,23 @@ def test_a_mosaic_of_the_wrong_number_is_refused() -> None:
             mosaic(clips, across)
     with pytest.raises(UsageError, match="pixels"):
         mosaic([np.zeros((1, 9000, 9000, 3), np.uint8)] * 2)
+
+
+@pytest.mark.parametrize(
+    ("size", "across", "said"),
+    [("1024x576", 8, "35.4 megapixels"), ("1024x576", 20, "at most 16384"), ("64x64", 400, "at most 16384")],
+)
+def test_a_mosaic_that_cannot_be_written_is_refused_before_any_work(
+    size: str, across: int, said: str, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks_grid, "Studio", lambda *_: pytest.fail("work began"))
+    down = None if across == 400 else "noise_aug=" + ",".join(str(i / 10) for i in range(8))
+    settings = {"image": str(image), "across": f"seed=1..{across}", "down": down, "output": tmp_path / "grid.mp4"}
+    with pytest.raises(UsageError, match=said):
+        grid(GridSettings(**settings, set=(f"size={size}",)))
+
+
+def test_a_sheet_that_cannot_be_written_is_refused_before_any_work(image: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StillmotionError, match="cannot be written"):
+        grid(GridSettings(image=str(image), across="seed=1,2", set=QUICK, sheet=tmp_path / "file" / "sheet.png"))

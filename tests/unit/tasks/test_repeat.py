@@ -161,3 +161,20 @@ def test_generate_starts_from_a_recipe_and_what_is_given_wins(image: Path, tmp_p
     assert new is not None
     assert new.video == dataclasses.replace(old.video, noise_aug=0.5)
     assert (new.play_fps, new.encoding, new.image.sha256) == (5, old.encoding, old.image.sha256)
+
+
+@pytest.mark.parametrize(("change", "suffix"), [("format=gif", ".gif"), ("codec=vp9", ".webm")])
+def test_another_format_names_the_file_itself(
+    change: str, suffix: str, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    again = repeat(RepeatSettings(file=video, set=(change,)))
+    assert again.made.path == Path("outputs") / f"a-repeat{suffix}" and again.is_identical
+
+
+def test_a_folder_called_like_the_preset_changes_nothing(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").mkdir()
+    assert repeat(RepeatSettings(file=video)).is_identical

@@ -12,6 +12,7 @@ import torch
 from stillmotion.training.toys import (
     CAMERAS,
     FULL_SCALE_SPEED,
+    LIGHT,
     Scene,
     Shape,
     ToyConfig,
@@ -93,6 +94,28 @@ def test_a_still_camera_shows_the_same_background() -> None:
     frames = _background(CFG, STILL, torch.arange(3) / 10)
     assert torch.equal(frames[0], frames[2])
     assert motion_speed(CFG, STILL) == 0
+
+
+@pytest.mark.parametrize(
+    ("way", "light"),
+    [
+        ({"camera": "pan", "pan": (-0.1, 0.0)}, (1, 0)),  # the camera goes right, so what it sees goes left
+        ({"camera": "pan", "pan": (0.1, 0.0)}, (-1, 0)),
+        ({"camera": "turn", "turn": 0.2}, (0, 1)),
+        ({"camera": "zoom", "zoom": 0.2}, (0, 0)),
+        ({}, (0, 0)),
+    ],
+    ids=str,
+)
+def test_the_picture_is_lit_from_where_the_camera_goes(
+    way: dict[str, str | float | tuple[float, float]], light: tuple[int, int]
+) -> None:
+    lit = dataclasses.replace(STILL, **way)  # type: ignore[arg-type]
+    start = torch.zeros(1)
+    change = _background(CFG, lit, start) / _background(CFG, STILL, start)
+    rise_down = (change[..., -1, :] - change[..., 0, :]).median().item() / (2 * LIGHT)
+    rise_right = (change[..., -1] - change[..., 0]).median().item() / (2 * LIGHT)
+    assert (round(rise_right), round(rise_down)) == light
 
 
 def test_objects_count_by_the_area_that_they_cover() -> None:
