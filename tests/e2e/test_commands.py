@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from stillmotion.checkpoints.load import load as load_model
@@ -148,7 +149,8 @@ def test_train_tiny_goes_on_from_a_model(command: Command, tmp_path: Path) -> No
         for name, network in after.items()
     }
     assert are_equal == {"image_encoder": False, "autoencoder": True, "unet": False}
-    refused(command(*start, "--init", tmp_path / "nothing"), 1, "nothing")
+    assert (tmp_path / "model" / "motion_buckets.json").read_bytes() == (WEIGHTS / "motion_buckets.json").read_bytes()
+    refused(command(*start, "--init", tmp_path / "nothing"), 2, "nothing")
 
 
 def test_the_embedded_model_is_small_enough() -> None:

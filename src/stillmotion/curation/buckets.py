@@ -36,10 +36,10 @@ Speed = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 @config
 class LinearBuckets:
-    """Bucket 255 at `full_scale` heights a second, proportionally less below, as in the embedded model's training."""
+    """Bucket 255 at `full_scale` heights a second, proportionally less below; the embedded model's is 0.12."""
 
     kind: Literal["linear"] = "linear"
-    full_scale: Annotated[float, Field(gt=0, allow_inf_nan=False, description="Heights a second at bucket 255.")] = 0.12
+    full_scale: Annotated[float, Field(gt=0, allow_inf_nan=False, description="Heights a second at bucket 255.")] = 0.5
     motion: Annotated[str, Field(description="The score that is mapped, and its version.")] = MOTION
 
     def bucket(self, speed: float) -> int:

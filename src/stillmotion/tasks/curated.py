@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import importlib.resources
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from ..config import checked, config, load
-from ..curation.buckets import LinearBuckets, load_buckets, speed_of
+from ..curation.buckets import load_buckets, speed_of
 from ..curation.collect import clip_files, strip_files
 from ..curation.ledger import holder, read_json
 from ..curation.manifest import FAILURES, MANIFEST, VIDEOS, Manifest, read_manifest, read_rows
@@ -27,6 +28,9 @@ from ..files import check_writable
 from .curate import REPORT, SETTINGS, SHARDS, SOURCES, VIEWS, WORK, CurateConfig, write_view
 
 NAMES = "abcdefghijklmnopqrstuvwxyz0123456789-_"
+
+
+EMBEDDED = Path(str(importlib.resources.files("stillmotion"))) / "weights" / "tiny"
 
 
 @config
@@ -71,7 +75,8 @@ class BucketSettings:
 
     files: Annotated[tuple[Path, ...], Field(description="The videos to look at.", min_length=1)]
     mapping: Annotated[
-        Path | None, Field(description="A curated folder, or a model's, whose mapping is asked; else the linear one.")
+        Path | None,
+        Field(description="A curated folder, or a model's, whose mapping is asked; else the embedded one's."),
     ] = None
     json: Annotated[bool, Field(description="Print one JSON object a video.")] = False
 
@@ -195,7 +200,7 @@ def filter_clips(settings: FilterSettings) -> Filtered:
 def find_buckets(settings: BucketSettings) -> Iterator[Bucketed]:
     """The bucket of each video in turn; one that cannot be read stops no other. Raises UsageError for the mapping."""
     settings = checked(settings)
-    mapping = LinearBuckets() if settings.mapping is None else load_buckets(settings.mapping)
+    mapping = load_buckets(settings.mapping or EMBEDDED)
     for path in settings.files:
         try:
             speed = speed_of(path)

@@ -18,6 +18,7 @@ from stillmotion.curation.buckets import (
 )
 from stillmotion.errors import MediaError, StillmotionError, UsageError
 from stillmotion.media.video import write_video
+from stillmotion.tasks.curated import EMBEDDED, BucketSettings, find_buckets
 from stillmotion.training.toys import FULL_SCALE_SPEED, motion_bucket
 
 from .sights import photograph, seen_from
@@ -26,7 +27,9 @@ from .sights import photograph, seen_from
 class TestLinear:
     @pytest.mark.parametrize("speed", [0, 0.001, 0.1, 0.2499, 0.5, 3.0])
     def test_is_that_of_the_training_of_the_embedded_model(self, speed: float) -> None:
-        assert LinearBuckets(full_scale=FULL_SCALE_SPEED).bucket(speed) == motion_bucket(speed)
+        embedded = load_buckets(EMBEDDED)
+        assert embedded == LinearBuckets(full_scale=FULL_SCALE_SPEED)
+        assert embedded.bucket(speed) == motion_bucket(speed)
 
     def test_every_bucket_comes_back(self) -> None:
         mapping = LinearBuckets()
@@ -125,6 +128,7 @@ def test_the_bucket_of_a_video(tmp_path: Path) -> None:
     assert speed_of(path) == pytest.approx(0.2, rel=0.06)
     assert bucket_of(path) == pytest.approx(102, abs=6)
     assert bucket_of(path, LinearBuckets(full_scale=1.0)) == pytest.approx(51, abs=3)
+    assert [found.bucket for found in find_buckets(BucketSettings(files=(path,)))] == [255]  # the embedded model's
 
 
 @pytest.mark.parametrize("content", [b"", b"not a video" * 50])

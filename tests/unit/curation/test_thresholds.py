@@ -32,7 +32,7 @@ def test_a_share_is_exact_even_on_ties(total: int, share: float, kind: str) -> N
     values = [
         {"all equal": 1.0, "three values": draw.randrange(3), "different": draw.random()}[kind] for _ in range(total)
     ]
-    view = view_of(rows_of(values), f"score={share}")
+    view = view_of(rows_of(values), f"score=low:{share}")
     assert len(view.dropped) == math.floor(share * total + 0.5)
     assert abs(len(view.dropped) / total - share) <= 0.5 / total + 1e-12
     kept = [values[int(clip)] for clip in view.kept]
@@ -112,7 +112,7 @@ def test_what_is_no_rule_is_refused(text: str) -> None:
 
 def test_an_unknown_column_names_those_there_are() -> None:
     with pytest.raises(UsageError, match="expected one of score"):
-        view_of(rows_of([1.0]), "scorn=0.1")
+        view_of(rows_of([1.0]), "scorn=low:0.1")
 
 
 def test_a_rule_has_one_threshold() -> None:

@@ -134,7 +134,7 @@ def test_only_what_depends_on_a_change_is_computed(copied: Path, films: Path) ->
     assert {path.name for path in (copied / "work" / "scan").glob("??/*")} == scans
     assert [path.stat().st_mtime_ns for path in (copied / "work" / "scan").glob("??/*/scan.npz")] == times
     assert len(list((copied / "work" / "clips").glob("??/*"))) == 4
-    curate(films, copied, "curation.shots.detector.cut=0.9")
+    curate(films, copied, "curation.shots.detector.kind=one-pass", "curation.shots.detector.cut=0.9")
     assert {path.name for path in (copied / "work" / "scan").glob("??/*")} == scans
 
 
