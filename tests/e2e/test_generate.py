@@ -134,7 +134,7 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(
     monkeypatch.chdir(tmp_path)
     result = command("generate", ROCKET, "--dry-run", "--motion", "180")
     assert result.returncode == 0, result.stderr
-    for said in ("128x80", "motion_bucket: 180", "expected time", "25 model calls"):
+    for said in ("128x80", "motion_bucket: 180", "expected time", "3 model calls"):
         assert said in result.stdout
     assert leftovers(tmp_path) == []
 

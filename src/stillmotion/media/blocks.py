@@ -90,7 +90,8 @@ def png_chunks(source: Source) -> Iterator[Block]:
     """The chunks of a png up to its end. Source: PNG specification, third edition, section 5.3."""
     place, kind = len(PNG_SIGNATURE), b""
     while kind != b"IEND":
-        size, kind = source.number(place, 4), source.read(place + 4, 4)
+        head = source.read(place, 8)  # at once, as a file may have a million of them
+        size, kind = int.from_bytes(head[:4], "big"), head[4:]
         yield source.block(kind, place + 8, place + 8 + size, source.size - 4)
         place += size + 12
 
