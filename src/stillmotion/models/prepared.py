@@ -43,6 +43,9 @@ PIXELS_AT_ONCE = 2048
 
 # A network up to this size keeps its weights as the library orders them; a larger one orders them anew in every step.
 KEPT_BYTES = 256 * 2**20
+# Channels of a group up to which torch's norm with channels last takes longer than the one with pixels last and two
+# copies: at 8 x 20 x 32 x 64 in bfloat16 2.3 against 0.2 ms, at 4 x 32 x 32 x 320 in float32 0.2 against 3.1 ms.
+FEW_CHANNELS = 4
 
 Kind = TypeVar("Kind", bound=nn.Module)
 Made = TypeVar("Made")
@@ -397,7 +400,10 @@ def _convolution(layer: nn.Conv2d | nn.Conv3d, like: Float[Tensor, "r h w c"], p
 
 
 def _normalised(rows: Float[Tensor, "r h w c"], norm: nn.GroupNorm) -> Float[Tensor, "r h w c"]:
-    return norm(rows.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    image = rows.permute(0, 3, 1, 2)
+    if rows.device.type == "cpu" and rows.shape[3] <= FEW_CHANNELS * norm.num_groups:
+        return norm(image.contiguous()).permute(0, 2, 3, 1).contiguous()
+    return norm(image).permute(0, 2, 3, 1)
 
 
 def _activated(rows: Float[Tensor, "r h w c"], norm: nn.GroupNorm) -> Float[Tensor, "r h w c"]:
