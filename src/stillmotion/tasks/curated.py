@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import importlib.resources
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
+from ..checkpoints.load import locate
 from ..config import checked, config, load
 from ..curation.buckets import load_buckets, speed_of
 from ..curation.collect import clip_files, strip_files
@@ -28,9 +28,6 @@ from ..files import check_writable
 from .curate import REPORT, SETTINGS, SHARDS, SOURCES, VIEWS, WORK, CurateConfig, write_view
 
 NAMES = "abcdefghijklmnopqrstuvwxyz0123456789-_"
-
-
-EMBEDDED = Path(str(importlib.resources.files("stillmotion"))) / "weights" / "tiny"
 
 
 @config
@@ -200,7 +197,7 @@ def filter_clips(settings: FilterSettings) -> Filtered:
 def find_buckets(settings: BucketSettings) -> Iterator[Bucketed]:
     """The bucket of each video in turn; one that cannot be read stops no other. Raises UsageError for the mapping."""
     settings = checked(settings)
-    mapping = load_buckets(settings.mapping or EMBEDDED)
+    mapping = load_buckets(settings.mapping or locate("tiny", ()))
     for path in settings.files:
         try:
             speed = speed_of(path)

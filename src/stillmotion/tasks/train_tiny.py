@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +9,7 @@ import torch
 from pydantic import Field
 
 from ..checkpoints.load import load as load_model
-from ..checkpoints.load import save
+from ..checkpoints.load import locate, save
 from ..config import checked, config, load
 from ..events import Watch, unwatched
 from ..files import atomic_path
@@ -18,7 +17,6 @@ from ..presets import TINY
 from ..training.config import TinyTraining
 from ..training.tiny import assemble, train_tiny
 
-EMBEDDED = Path(str(importlib.resources.files("stillmotion"))) / "weights" / "tiny"
 BUCKETS = "motion_buckets.json"  # how the rendered scenes' motion became their labels, which every model of them shares
 # Of tensors in one file: the repository's own limit for a file is 16 MiB, and the file's header comes on top.
 MAX_SHARD_BYTES = 15 * 1024**2
@@ -50,7 +48,9 @@ def train_and_export(settings: TrainTinySettings, watch: Watch = unwatched) -> P
         train_tiny(cfg, TINY, settings.folder, watch, start)
     if settings.export is None:
         return None
-    buckets = (EMBEDDED / BUCKETS).read_bytes()  # before the package's own folder is replaced, if that is what is asked
+    buckets = (
+        locate("tiny", ()) / BUCKETS
+    ).read_bytes()  # before the package's own folder is replaced, if that is what is asked
     components, preset = assemble(cfg, TINY, settings.folder, start)
     save(components, preset, settings.export, "diffusers", dtype=torch.float16, max_shard_bytes=MAX_SHARD_BYTES)
     with atomic_path(settings.export / BUCKETS) as temporary:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stillmotion.checkpoints.load import locate
 from stillmotion.curation.buckets import (
     FILE,
     EmpiricalBuckets,
@@ -18,7 +19,7 @@ from stillmotion.curation.buckets import (
 )
 from stillmotion.errors import MediaError, StillmotionError, UsageError
 from stillmotion.media.video import write_video
-from stillmotion.tasks.curated import EMBEDDED, BucketSettings, find_buckets
+from stillmotion.tasks.curated import BucketSettings, find_buckets
 from stillmotion.training.toys import FULL_SCALE_SPEED, motion_bucket
 
 from .sights import photograph, seen_from
@@ -27,7 +28,7 @@ from .sights import photograph, seen_from
 class TestLinear:
     @pytest.mark.parametrize("speed", [0, 0.001, 0.1, 0.2499, 0.5, 3.0])
     def test_is_that_of_the_training_of_the_embedded_model(self, speed: float) -> None:
-        embedded = load_buckets(EMBEDDED)
+        embedded = load_buckets(locate("tiny", ()))
         assert embedded == LinearBuckets(full_scale=FULL_SCALE_SPEED)
         assert embedded.bucket(speed) == motion_bucket(speed)
 
