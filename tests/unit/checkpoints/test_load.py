@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -326,6 +327,7 @@ def test_a_failed_save_leaves_nothing(tmp_path: Path, small: Components, small_p
 MEASURE = """
 import json, sys, torch
 from pathlib import Path
+from typing import Literal
 from stillmotion.checkpoints.load import load
 from stillmotion.config import parse
 from stillmotion.presets import Preset
@@ -361,3 +363,15 @@ def test_loading_takes_the_memory_of_the_networks(tmp_path: Path, file: Path, sm
     peak, kept = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert kept > 100e6
     assert peak < 1.1 * kept + 20e6  # the largest tensor is not small beside a model of this size
+
+
+@pytest.mark.parametrize(("layout", "name"), [("diffusers", "model"), ("sgm", "model.safetensors")])
+def test_what_appeared_in_the_meantime_is_kept(layout: Literal["diffusers", "sgm"], name: str, tmp_path: Path) -> None:
+    loaded = load("tiny", with_image_decoder=True)
+    save(loaded.components, loaded.preset, tmp_path / name, layout)
+    before = {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()}
+    with torch.no_grad():
+        loaded.components.unet.conv_in.weight.mul_(2)
+    with pytest.raises(UsageError, match="already exists"):
+        save(loaded.components, loaded.preset, tmp_path / name, layout, overwrite=False)
+    assert {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()} == before

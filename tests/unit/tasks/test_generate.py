@@ -12,8 +12,10 @@ from PIL import Image
 
 from stillmotion import recipe
 from stillmotion.checkpoints.load import load, save
+from stillmotion.cli import generate as cli_generate
 from stillmotion.errors import Cancelled, HubError, UsageError
 from stillmotion.events import Progress
+from stillmotion.media import images
 from stillmotion.media.still import read_picture
 from stillmotion.tasks.generate import generate, plan
 from stillmotion.tasks.settings import GenerateSettings
@@ -249,3 +251,18 @@ def test_a_picture_too_large_for_the_recipe_is_said(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(recipe, "MAX_DOCUMENT_BYTES", 8)
     assert "too large for the recipe" in " ".join(next(generate(asked(tmp_path))).notes)
     assert "too large" not in " ".join(next(generate(asked(tmp_path, private=True))).notes)
+
+
+def test_hints_name_the_model_and_the_second_that_were_given() -> None:
+    given = GenerateSettings(image="a b.mp4", model="svd-xt", at=2.5)
+    assert cli_generate._given(given) == "'a b.mp4' --at 2.5 --model svd-xt"
+    assert cli_generate._given(GenerateSettings(recipe=Path("base.mp4"))) == "--recipe base.mp4"
+
+
+def test_a_file_too_large_for_an_image_is_left_to_the_video_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    assert images.upright_size(tmp_path / "a.png") == (40, 30)
+    monkeypatch.setattr(images, "MAX_FILE_BYTES", 10)
+    assert images.upright_size(tmp_path / "a.png") is None
