@@ -233,6 +233,7 @@ def main() -> int:
     parser.add_argument("--films", nargs="+", default=["bottle_line.mp4", "car_road.mp4", "sintel_trailer_30s.mp4"])
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    cv2.setNumThreads(1)
     found, is_met = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}, True
     for name, (value, must, aim, is_more) in figures(arguments):
         met = value >= must if is_more else value <= must

@@ -69,6 +69,8 @@ class Request:
     # Frames decoded at once; None decodes all together.
     chunk: int | None = None
     sigma_max: float = 700.0
+    # Of the first and the last frame; two ones need one branch alone.
+    guidance: tuple[float, float] = GUIDANCE
 
     @property
     def size(self) -> str:

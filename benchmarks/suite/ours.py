@@ -90,7 +90,7 @@ def settings_of(request: Request) -> VideoSettings:
     return VideoSettings(
         frames=request.frames,
         steps=request.steps,
-        guider=Linear(low=GUIDANCE[0], high=GUIDANCE[1]),
+        guider=Linear(low=request.guidance[0], high=request.guidance[1]),
         sigmas=Karras(sigma_max=request.sigma_max),
         fps=FPS,
         motion_bucket=MOTION_BUCKET,

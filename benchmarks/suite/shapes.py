@@ -14,7 +14,7 @@ class Shapes:
     preset: str
     step: Request
     decode: Request
-    # The embedded model as it is used, and the full-size network end to end.
+    # The embedded model with its own steps and guidance, and the full-size network end to end.
     embedded: Request
     whole: Request
     default: Request
@@ -40,7 +40,7 @@ CPU = Shapes(
     preset="svd",
     step=Request(14, 256, 256),
     decode=Request(14, 256, 256),
-    embedded=Request(14, 128, 80, steps=25, sigma_max=80.0),
+    embedded=Request(14, 128, 80, steps=3, sigma_max=80.0, guidance=(1.0, 1.0)),
     whole=Request(14, 128, 128, steps=5),
     default=Request(14, 256, 256, steps=5),
     decode_memory=Request(25, 576, 320),
@@ -69,7 +69,7 @@ SMALL = Shapes(
     preset="small",
     step=Request(3, 64, 64),
     decode=Request(3, 64, 64),
-    embedded=Request(2, 64, 64, steps=1, sigma_max=80.0),
+    embedded=Request(2, 64, 64, steps=1, sigma_max=80.0, guidance=(1.0, 1.0)),
     whole=Request(3, 64, 64, steps=2),
     default=Request(3, 64, 64, steps=2),
     decode_memory=Request(4, 96, 64),

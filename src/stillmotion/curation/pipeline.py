@@ -74,7 +74,7 @@ def stages_of(cfg: CurationConfig) -> tuple[Stage, ...]:
     local, networks = local_lookers(cfg.text), network_lookers(cfg.captions, cfg.similarity)
     return (
         Stage(SCAN, f"1-{SAMPLES_VERSION}-{weights}", [watched, samples], (), functools.partial(_scan, cfg)),
-        Stage(SHOTS, "1", shots, (SCAN,), functools.partial(_shots, cfg)),
+        Stage(SHOTS, "2", shots, (SCAN,), functools.partial(_shots, cfg)),
         Stage(CLIPS, "1", clips, (SCAN, SHOTS), functools.partial(_clips, cfg)),
         Stage(SAMPLES, SAMPLES_VERSION, None, (SCAN, CLIPS), _samples),
         # Those without a network of somebody else's are cheap, and share one decode.

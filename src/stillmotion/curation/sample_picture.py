@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Bool, Float32, UInt8
 
 from ..evaluation.opencv import cv2
 from ..media.scan import Sight
 
 Plane = UInt8[np.ndarray, "h w"]
+Chroma = UInt8[np.ndarray, "2 h w"]
 
 LIMITED = 255 / 219  # levels of full range in one of limited range; its black is 16. Source: ITU-R BT.601
 BLACK, LIMITED_BLACK = 0, 16
@@ -53,13 +55,11 @@ def bars(luma: Plane, is_full_range: bool) -> tuple[float, float, float, float]:
     limit = (BLACK if is_full_range else LIMITED_BLACK) + DARK
     if not any(_is_dark(line, limit) for line in (luma[0], luma[-1], luma[:, 0], luma[:, -1])):
         return 0.0, 0.0, 0.0, 0.0
-    rows = luma[:, 2 :: max(1, luma.shape[1] // 160)]
-    top, bottom = _ends((rows > limit).mean(1) <= BRIGHT_SHARE)
+    top, bottom = _ends(_dark_lines(luma[:, 2 :: max(1, luma.shape[1] // 160)], limit, axis=1))
     if top + bottom >= luma.shape[0]:
         return np.nan, np.nan, np.nan, np.nan
     inside = luma[top : luma.shape[0] - bottom]
-    columns = inside[:: max(1, inside.shape[0] // 90)]
-    left, right = _ends((columns > limit).mean(0) <= BRIGHT_SHARE)
+    left, right = _ends(_dark_lines(inside[:: max(1, inside.shape[0] // 90)], limit, axis=0))
     shares = (top / luma.shape[0], right / luma.shape[1], bottom / luma.shape[0], left / luma.shape[1])
     above, beyond, below, before = (share if share <= LONGEST_BAR else 0.0 for share in shares)
     return above, beyond, below, before
@@ -69,33 +69,48 @@ def _is_dark(line: UInt8[np.ndarray, " n"], limit: int) -> bool:
     return bool(np.count_nonzero(line > limit) <= BRIGHT_SHARE * line.size)
 
 
+def _dark_lines(luma: Plane, limit: int, axis: int) -> np.ndarray:
+    return np.count_nonzero(luma > limit, axis=axis) <= BRIGHT_SHARE * luma.shape[axis]
+
+
 def _ends(dark: np.ndarray) -> tuple[int, int]:
     """How many are dark from the start, and from the end."""
     light = np.flatnonzero(~dark)
     return (int(light[0]), len(dark) - 1 - int(light[-1])) if len(light) else (len(dark), 0)
 
 
-def brightness(small: Plane, is_full_range: bool) -> tuple[float, float]:
-    """Mean and standard deviation in levels of full range."""
-    mean, spread = (float(each[0, 0]) for each in cv2.meanStdDev(small))
-    return (mean, spread) if is_full_range else ((mean - LIMITED_BLACK) * LIMITED, spread * LIMITED)
+def brightness(smalls: UInt8[np.ndarray, "n h w"], is_full_range: Bool[np.ndarray, " n"]) -> Float32[np.ndarray, "n 2"]:
+    """Mean and standard deviation of each picture in levels of full range."""
+    measures = np.stack([smalls.mean((1, 2)), smalls.std((1, 2))], 1)
+    limited = (measures - (LIMITED_BLACK, 0)) * LIMITED
+    return np.where(is_full_range[:, None], measures, limited).astype(np.float32)
 
 
-def colour(sight: Sight) -> tuple[float, float]:
-    """Mean distance from grey in levels, and colourfulness; both 0 for grey video.
+def chroma(sight: Sight) -> Chroma | None:
+    """Some of a picture's blue and red, copied; None for grey video."""
+    if sight.blue is None or sight.red is None:
+        return None
+    return np.stack([_thinned(sight.blue), _thinned(sight.red)])
+
+
+def colour(pictures: Sequence[Chroma | None]) -> Float32[np.ndarray, "n 2"]:
+    """Mean distance from grey in levels, and colourfulness, of each picture's chroma; both 0 for grey video.
 
     Source of the second: Hasler and Süsstrunk 2003, equation 3, where brightness cancels.
     """
-    if sight.blue is None or sight.red is None:
-        return 0.0, 0.0
-    blue, red = (_thinned(plane) for plane in (sight.blue, sight.red))
-    # ITU-R BT.601: red - green, and yellow - blue.
-    difference = cv2.merge([2.116 * red + 0.344 * blue, 0.344 * red - 1.944 * blue])
-    mean, spread = (each[:, 0].tolist() for each in cv2.meanStdDev(difference))
-    return cv2.mean(cv2.magnitude(blue, red))[0], math.hypot(*spread) + 0.3 * math.hypot(*mean)
+    found = np.zeros((len(pictures), 2), np.float32)
+    shapes = [None if each is None else each.shape for each in pictures]
+    for shape in set(shapes) - {None}:
+        places = [place for place, each in enumerate(shapes) if each == shape]
+        levels = np.stack([cast(Chroma, pictures[place]) for place in places]).astype(np.float32) - NEUTRAL
+        blue, red = levels.reshape(len(places), 2, -1).transpose(1, 0, 2)
+        # ITU-R BT.601: red - green, and yellow - blue.
+        differences = np.stack([2.116 * red + 0.344 * blue, 0.344 * red - 1.944 * blue])
+        mean, spread = (np.hypot(*measure(differences, axis=2)) for measure in (np.mean, np.std))
+        found[places] = np.stack([np.hypot(blue, red).mean(1), spread + 0.3 * mean], 1)
+    return found
 
 
-def _thinned(plane: Plane) -> Float32[np.ndarray, "h w"]:
+def _thinned(plane: Plane) -> Plane:
     height, width = plane.shape
-    some = plane[:: max(1, height // CHROMA_LINES), :: max(1, width // CHROMA_LINES)]
-    return some.astype(np.float32) - NEUTRAL
+    return plane[:: max(1, height // CHROMA_LINES), :: max(1, width // CHROMA_LINES)]

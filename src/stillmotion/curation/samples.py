@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from array import array
 from collections.abc import Callable, Mapping
@@ -19,15 +18,18 @@ from .camera_class import CameraMotion, camera_class, fit_cameras
 from .observe import Observed
 from .records import Number, Span, Video
 from .sample_flow import GRID, Moved, moved, small_picture
-from .sample_picture import LIMITED, bars, blockiness, brightness, colour, sharpness
+from .sample_picture import LIMITED, Chroma, bars, blockiness, brightness, chroma, colour, sharpness
 
 VERSION = "2"  # of the columns: changes whenever the same video could get other numbers
 ROWS = 16  # of a frame, by which every frame is compared with the one before
 AT_ONCE = 64  # samples
 HELD_LEVELS = 0.15  # mean change below which a frame repeats the one before; coding noise of a still picture is above
-NOTHING = Moved(math.nan, np.zeros(GRID[::-1], np.complex64), np.zeros(GRID[::-1], np.float32))
+ONE = (1, *GRID[::-1])
+NOTHING = Moved(np.full(1, np.nan, np.float32), np.zeros(ONE, np.complex64), np.zeros(ONE, np.float32))
 CLOCK_SLACK = 1e-4  # seconds: times in containers are rounded
-PICTURE = ("sharpness", "blockiness", "brightness", "contrast", "saturation", "colourfulness")
+DETAIL = ("sharpness", "blockiness")
+LIGHT = ("brightness", "contrast", "saturation", "colourfulness")
+PICTURE = (*DETAIL, *LIGHT)
 BARS = ("bar_top", "bar_right", "bar_bottom", "bar_left")  # clockwise, as the stored picture has them
 # From the sample before, and not by time.
 MOTION = ("paper", "shift_x", "shift_y", "zoom", "roll", "rest", "motion")
@@ -56,12 +58,15 @@ class SampleObserver:
         self._period_s = 1 / checked(cfg).per_second
         self._due_s = -math.inf
         self._rows: np.ndarray | None = None
-        # Small pictures that wait for one another; the first has had its turn already where `_is_carried`.
+        # Small pictures that wait for one another; the first has had its turn already where `_is_carried`. Beside them
+        # the colour and the range of those that have not.
         self._smalls: list[np.ndarray] = []
         self._is_carried = False
+        self._waiting: list[tuple[Chroma | None, bool]] = []
         self._aspect = 0.0
         self._frames, self._times_s = array("q"), array("d")
-        self._pictures, self._papers, self._cameras = array("f"), array("f"), array("f")
+        self._details, self._bars, self._light = array("f"), array("f"), array("f")
+        self._papers, self._cameras = array("f"), array("f")
         self._levels, self._changes = array("f"), array("f")
 
     def see(self, sight: Sight) -> None:
@@ -87,39 +92,43 @@ class SampleObserver:
         luma = sight.luma
         small = small_picture(luma)
         aspect = luma.shape[1] / luma.shape[0]
-        is_full = sight.is_full_range
         self._frames.append(sight.number)
         self._times_s.append(sight.time_s)
-        light = brightness(small, is_full)
-        self._pictures.extend((sharpness(luma, is_full), blockiness(luma), *light, *colour(sight)))
-        self._pictures.extend(bars(luma, is_full))
+        self._details.extend((sharpness(luma, sight.is_full_range), blockiness(luma)))
+        self._bars.extend(bars(luma, sight.is_full_range))
         if aspect != self._aspect:  # at the first, or where the size changes within the video
             self._follow()
             self._aspect, self._smalls, self._is_carried = aspect, [], False
         self._smalls.append(small)
+        self._waiting.append((chroma(sight), sight.is_full_range))
         if len(self._smalls) > AT_ONCE:
             self._follow()
 
     def _follow(self) -> None:
-        """Motion between all small pictures that wait: together, for the decoder empties the processor's caches."""
-        smalls = self._smalls
-        found = [moved(*pair, self._aspect) for pair in itertools.pairwise(smalls)]
-        if smalls and not self._is_carried:
-            found.insert(0, NOTHING)
-        self._smalls, self._is_carried = smalls[-1:], bool(smalls)
-        if not found:
+        """Light of all small pictures that wait, and motion between them: together, since calls cost more than work."""
+        if not self._waiting:
             return
-        self._papers.extend(each.paper for each in found)
-        fields, textures = np.stack([each.field for each in found]), np.stack([each.texture for each in found])
-        fit = fit_cameras(fields, textures, self._aspect)
-        camera = (each for whole in (fit.shift, fit.growth) for each in (np.real(whole), np.imag(whole)))
-        self._cameras.frombytes(np.stack((*camera, fit.rest, fit.length), 1).astype(np.float32).tobytes())
+        smalls, is_carried = np.stack(self._smalls), self._is_carried
+        chromas, ranges = zip(*self._waiting, strict=True)
+        light = brightness(smalls[-len(ranges) :], np.array(ranges))
+        self._light.frombytes(np.concatenate([light, colour(chromas)], 1).tobytes())
+        self._smalls, self._is_carried, self._waiting = self._smalls[-1:], True, []
+        parts = [] if is_carried else [NOTHING]
+        if len(smalls) > 1:
+            parts.append(moved(smalls, self._aspect))
+        for found in parts:
+            self._papers.extend(found.paper.tolist())
+            fit = fit_cameras(found.field, found.texture, self._aspect)
+            camera = (each for whole in (fit.shift, fit.growth) for each in (np.real(whole), np.imag(whole)))
+            self._cameras.frombytes(np.stack((*camera, fit.rest, fit.length), 1).astype(np.float32).tobytes())
 
     def columns(self) -> Mapping[str, Shaped[np.ndarray, " n"]]:
         """What was seen."""
         self._follow()
         tables = (
-            ((*PICTURE, *BARS), self._pictures),
+            (DETAIL, self._details),
+            (LIGHT, self._light),
+            (BARS, self._bars),
             (MOTION[:1], self._papers),
             (MOTION[1:], self._cameras),
             (("level",), self._levels),

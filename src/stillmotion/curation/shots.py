@@ -32,7 +32,7 @@ class OnePass:
     kind: Literal["one-pass"] = "one-pass"
     # From these probabilities on there is a cut, or a gradual transition.
     cut: Share = 0.2
-    gradual: Share = 0.6
+    gradual: Share = 0.7
     # A gradual transition reaches as far as its probability stays above this.
     edge: Share = 0.06
     # Where the probability takes long to rise, the transition began before it could be seen: each end is moved out by
@@ -46,8 +46,11 @@ class OnePass:
     min_shot: Annotated[int, Field(ge=0)] = 6
     # Where at least this share of the picture is the same before, within and after, the light changed and not the shot,
     # unless the probability reaches `certain`: shots of one place dissolve into one another too.
-    same: Share = 0.7
+    same: Share = 0.6
     certain: Share = 0.97
+    # A cut of at least this probability takes the place of a gradual transition that it touches, unless the latter's
+    # reaches `certain`: then both are one.
+    sure: Share = 0.5
 
 
 @config
@@ -160,11 +163,25 @@ def find_transitions(observed: Observed, cfg: ShotConfig = DEFAULT) -> tuple[Tra
         return find_cascade(observed.columns, cfg.detector)
     gradual = np.stack([observed.columns[f"shots.{kind}"] for kind in KINDS], axis=1)
     sketches = observed.columns["shots.sketch"]
-    whole = _apart(list(_gradual(gradual, cfg.detector)), cfg.detector.min_shot)
-    found = [each for each in whole if _is_transition(each, sketches, cfg.detector)]
-    cuts = _cuts(observed.columns["shots.cut"], cfg.detector.cut)
-    free = [cut for cut in cuts if not any(_touch(cut, each) for each in found)]
+    cuts = list(_cuts(observed.columns["shots.cut"], cfg.detector.cut))
+    sure = [cut for cut in cuts if cut.confidence >= cfg.detector.sure]
+    runs = [
+        each
+        for each in _gradual(gradual, cfg.detector)
+        if _has_both_sides(each, observed.frames)
+        and (each.confidence >= cfg.detector.certain or not any(_touch(cut, each) for cut in sure))
+    ]
+    found = [each for each in _apart(runs, cfg.detector.min_shot) if _is_transition(each, sketches, cfg.detector)]
+    free = [cut for cut in cuts if cut in sure or not any(_touch(cut, each) for each in found)]
     return tuple(_apart(sorted([*found, *free], key=lambda each: each.before), cfg.detector.min_shot))
+
+
+def _has_both_sides(found: Transition, frames: int) -> bool:
+    """Whether frames of two shots lie around it. A video may begin or end in black, which is no shot but a fade's end.
+
+    The network sees the first and last frame standing still beyond the video, which can look like the end of a wipe.
+    """
+    return found.kind == "fade" or (found.before > 0 and found.after < frames - 1)
 
 
 def _is_transition(found: Transition, sketches: UInt8[np.ndarray, "n c"], cfg: OnePass) -> bool:

@@ -54,8 +54,21 @@ def test_a_slow_rise_moves_the_end_out() -> None:
 
 
 def test_a_cut_within_a_fade_belongs_to_it() -> None:
-    found = find_transitions(observed(60, fade=probability(60, 20, 30), cut=probability(60, 31, 31)))
+    found = find_transitions(observed(60, fade=probability(60, 20, 30, 0.99), cut=probability(60, 32, 32)))
+    assert [(each.kind, each.before, each.after) for each in found] == [("fade", 19, 32)]
+
+
+def test_a_sure_cut_takes_the_place_of_a_doubtful_fade() -> None:
+    found = find_transitions(observed(60, fade=probability(60, 20, 30), cut=probability(60, 25, 25)))
+    assert [(each.kind, each.before, each.after) for each in found] == [("cut", 24, 25)]
+    found = find_transitions(observed(60, fade=probability(60, 20, 30), cut=probability(60, 25, 25, 0.4)))
     assert [each.kind for each in found] == ["fade"]
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 10), (49, 59)])
+def test_what_has_no_shot_beyond_it_is_no_wipe(first: int, last: int) -> None:
+    assert find_transitions(observed(60, wipe=probability(60, first, last, 0.99))) == ()
+    assert len(find_transitions(observed(60, fade=probability(60, first, last, 0.99)))) == 1
 
 
 def test_intervals_stay_within_the_video() -> None:
