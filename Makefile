@@ -36,7 +36,7 @@ bench-gpu: $(VENV)/.dev  ## every figure of a GPU
 check: $(VENV)/.dev  ## lint, types, architecture
 	VENV=$(VENV) scripts/check
 
-train-tiny: $(VENV)/.dev  ## remake the embedded model from nothing: hours on two cores
+train-tiny: $(VENV)/.dev  ## train a model of the embedded kind from nothing: hours on two cores
 	$(BIN)/stillmotion train-tiny runs/tiny --export src/stillmotion/weights/tiny
 
 # torch first and alone, so that no other package's wish pulls in a build for another machine.

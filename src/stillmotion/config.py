@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, dataclass_transform
 
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
-from .errors import ConfigError, UsageError
+from .errors import ConfigError, UsageError, printable
 
 T = TypeVar("T")
+MAX_SHOWN = 80  # characters of a value in a sentence
 
 # `Annotated[Euler | Heun, CHOICE]`: the literal field `kind` picks the class.
 CHOICE = Field(discriminator="kind")
@@ -43,7 +45,7 @@ def load(cls: type[T], paths: Sequence[Path] = (), overrides: Sequence[str] = ()
 
 
 def parse(cls: type[T], tree: dict[str, Any], source: str = "the given settings") -> T:
-    """Validate a plain tree of values as `cls`; `source` is named in the ConfigError."""
+    """Validate a plain tree of values as `cls`; `source` is named in the ConfigError, unless it is empty."""
     try:
         return TypeAdapter(cls).validate_python(tree)
     except ValidationError as error:
@@ -53,7 +55,7 @@ def parse(cls: type[T], tree: dict[str, Any], source: str = "the given settings"
 def checked(value: T) -> T:
     """The same settings, validated: a constructor alone takes whatever it is given. Raises ConfigError."""
     fields = dataclasses.fields(value)  # type: ignore[arg-type]
-    return parse(type(value), {field.name: getattr(value, field.name) for field in fields}, type(value).__name__)
+    return parse(type(value), {field.name: getattr(value, field.name) for field in fields}, source="")
 
 
 def check_sizes(value: Any, names: Sequence[str]) -> None:
@@ -131,12 +133,53 @@ def spelled(tree: Any) -> Any:
 
 def _explain(error: ValidationError, cls: type, source: str) -> str:
     known = [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
-    parts = []
-    for problem in error.errors(include_url=False):
-        key = ".".join(map(str, problem["loc"])) or "(whole)"
-        key = "".join(each if each.isprintable() else "?" for each in key)  # a stranger's, perhaps
-        said = problem["msg"].removeprefix("Value error, ")
-        near = difflib.get_close_matches(str(problem["loc"][-1]), known, 1) if problem["loc"] else []
-        hint = f" (did you mean {near[0]}?)" if near and problem["type"] == "unexpected_keyword_argument" else ""
-        parts.append(f"{key}: {said}{hint}")
-    return f"{source} cannot be used as {cls.__name__}: " + "; ".join(parts)
+    parts = [_sentence(problem, known) for problem in error.errors(include_url=False)]
+    return f"{source}: {'; '.join(parts)}." if source else f"{'; '.join(parts)}."
+
+
+def _sentence(problem: ErrorDetails, known: Sequence[str]) -> str:
+    """What is wrong with one value: its name, what it is, what it should be."""
+    name = printable(".".join(map(str, problem["loc"]))) or "the whole"
+    kind, context = problem["type"], problem.get("ctx", {})
+    if kind in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        return f"{name} is missing"
+    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+        near = difflib.get_close_matches(str(problem["loc"][-1]), known, 1)
+        return f"{name} is not known" + (f" (did you mean {near[0]}?)" if near else "")
+    said = problem["msg"].removeprefix("Value error, ").rstrip(".")
+    if kind == "value_error":
+        return f"{name}: {said}"
+    given = context["tag"] if kind == "union_tag_invalid" else problem["input"]
+    expected = _expected(kind, context) or said[:1].lower() + said[1:]
+    return f"{name} is {_shown(given)}; expected {expected}"
+
+
+def _expected(kind: str, context: Mapping[str, Any]) -> str | None:
+    """What a value should have been, in words; None for what pydantic says well enough."""
+    if kind == "literal_error":
+        return str(context["expected"]).replace("'", "")
+    if kind == "union_tag_invalid":
+        return str(context["expected_tags"]).replace("'", "")
+    bounds = {"greater_than_equal": "ge", "greater_than": "gt", "less_than_equal": "le", "less_than": "lt"}
+    if kind in bounds:
+        words = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+        bound = context[bounds[kind]]
+        return f"{words[bounds[kind]]} {f'{bound:g}' if isinstance(bound, float) else bound}"
+    kinds = {
+        "int": "a whole number",
+        "float": "a number",
+        "finite": "a finite number",
+        "bool": "true or false",
+        "string": "text",
+        "path": "a path",
+        "dataclass": "named settings",
+        "tuple": "a list",
+        "dict": "named values",
+    }
+    return kinds.get(kind.split("_")[0]) if kind.endswith(("_type", "_parsing", "_from_float", "_number")) else None
+
+
+def _shown(value: Any) -> str:
+    """A value as it was given, cut where it is long; without what steers a terminal, for it may be a stranger's."""
+    text = printable(repr(value))
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."

@@ -45,3 +45,8 @@ class TrainingError(StillmotionError):
 
 class Cancelled(StillmotionError):
     """The caller asked to stop; nothing was written."""
+
+
+def printable(text: str) -> str:
+    """A text without what steers a terminal: names and values come from strangers' files too."""
+    return "".join(each if each.isprintable() else "?" for each in text)

@@ -64,11 +64,16 @@ def explained(target: Path) -> Iterator[None]:
 
 
 def check_writable(folder: Path) -> None:
-    """Raise StillmotionError unless this user may write in `folder`, or make it where it is missing. Makes nothing."""
+    """Raise StillmotionError unless this user may write in `folder`, or make it where it is missing. Makes nothing.
+
+    UsageError where it lies in something that is no folder.
+    """
     place = Path(folder).absolute()
     while not os.path.exists(place):  # Path.exists raises where a parent may not be searched
         place = place.parent
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK, effective_ids=True):
+    if not place.is_dir():
+        raise UsageError(f"{folder} cannot be written: {place} is a file; expected the name of a folder.")
+    if not os.access(place, os.W_OK | os.X_OK, effective_ids=True):
         raise StillmotionError(f"{folder} cannot be written: this user may not write there; nothing was left behind.")
 
 

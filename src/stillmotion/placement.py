@@ -18,6 +18,7 @@ from .models.components import Components
 from .models.mapped import settle, sparing
 from .models.unet import set_forward_slices
 
+MAX_REASON = 80  # characters of what torch says of a device
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Offload = Literal["none", "model", "sequential"]
@@ -70,14 +71,21 @@ def resolve(placement: Placement) -> Placement:
             raise RuntimeError("it holds no numbers")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
         raise UsageError(
-            f"device is {device!r}, which this machine cannot use ({reason}); expected one it has."
+            f"device is {device!r}, which this machine cannot use ({_reason(error)}); expected one it has."
         ) from None
     dtype = _default_dtype(torch.device(device)) if placement.dtype == "auto" else placement.dtype
     if dtype == "float16" and torch.device(device).type == "cpu":
         raise UsageError("dtype is float16 on the CPU, which is slow and overflows; expected bfloat16 or float32.")
     return dataclasses.replace(placement, device=device, dtype=dtype)
+
+
+def _reason(error: Exception) -> str:
+    """torch's own words where they are few: of some devices it lists every one that it knows."""
+    said = str(error).splitlines()[0]
+    if len(said) <= MAX_REASON:
+        return said
+    return "this build of torch does not have it" if "backend" in said else "torch knows no such device"
 
 
 def resolved_dtype(placement: Placement) -> Literal["float32", "bfloat16", "float16"]:

@@ -100,7 +100,13 @@ TINY = Preset(
         sample_size=32,
     ),
     autoencoder=AutoencoderConfig(
-        latent_channels=8, channels=(64, 64, 96), layers=1, sample_size=128, force_upcast=False
+        latent_channels=8,
+        channels=(64, 64, 96),
+        layers=1,
+        sample_size=128,
+        # Of the shipped autoencoder; a training measures that of its own.
+        scaling_factor=0.31386,
+        force_upcast=False,
     ),
     image_encoder=ImageEncoderConfig(width=64, mlp_width=256, layers=2, heads=4, patch_size=32, projection_width=64),
     defaults=Defaults(

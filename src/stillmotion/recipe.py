@@ -143,7 +143,10 @@ class AxisRecord:
 
 @config
 class GridRecipe:
-    """What a mosaic of videos shows: any cell is the base recipe with that cell's values of the axes."""
+    """What a mosaic of videos shows: a cell is the base recipe with that cell's values of the axes.
+
+    Settings that say how the image is fitted need the image too: the base holds it as the first cell shows it.
+    """
 
     schema: Literal["stillmotion/grid"] = GRID_SCHEMA
     version: Literal[1] = VERSION

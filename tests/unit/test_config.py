@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
+from pydantic import Field
 
 from stillmotion.config import CHOICE, config, dump, load, parse, read_yaml, to_tree
 from stillmotion.errors import ConfigError, StillmotionError, UsageError
@@ -93,16 +94,47 @@ def test_every_bad_key_is_named_with_its_place_and_the_source() -> None:
     with pytest.raises(ConfigError) as caught:
         parse(Outer, tree, source="x.yaml")
     message = str(caught.value)
-    for part in ("x.yaml", "Outer", "stepz", "inner.steps", "inner.rat:", "shape.disc.side"):
+    for part in ("x.yaml", "stepz is", "inner.steps is", "inner.rat is", "shape.disc.side is"):
         assert part in message, (part, message)
-    assert "name:" not in message and "inner.rate:" not in message
+    assert "name is" not in message and "inner.rate is" not in message
 
 
 def test_a_missing_key_and_an_unknown_kind_are_named() -> None:
-    with pytest.raises(ConfigError, match="name: "):
+    with pytest.raises(ConfigError, match="name is missing"):
         parse(Outer, {})
-    with pytest.raises(ConfigError, match=r"shape.*'disc'"):
+    with pytest.raises(ConfigError, match=r"shape is 'cube'; expected .*disc"):
         parse(Outer, {"name": "a", "shape": {"kind": "cube"}})
+
+
+@config
+class Bounded:
+    """One field of each kind."""
+
+    whole: Annotated[int, Field(ge=1, le=100)] = 1
+    number: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    choice: Literal["crop", "pad"] = "crop"
+    flag: bool = False
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"whole": 0}, "whole is 0; expected at least 1."),
+        ({"whole": "abc"}, "whole is 'abc'; expected a whole number."),
+        ({"whole": 2.5}, "whole is 2.5; expected a whole number."),
+        ({"whole": 101}, "whole is 101; expected at most 100."),
+        ({"number": float("nan")}, "number is nan; expected a finite number."),
+        ({"number": "-1"}, "number is '-1'; expected more than 0."),
+        ({"choice": "cover"}, "choice is 'cover'; expected crop or pad."),
+        ({"flag": "perhaps"}, "flag is 'perhaps'; expected true or false."),
+        ({"whole": "9" * 200 + "x"}, f"whole is '{'9' * 76}...; expected a whole number."),
+        ({"choice": "\x1b[2J"}, r"choice is '\x1b[2J'; expected crop or pad."),
+    ],
+)
+def test_a_sentence_says_what_was_given_and_what_was_expected(given: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(Bounded, given, source="")
+    assert str(caught.value) == said
 
 
 def test_a_near_miss_is_suggested() -> None:

@@ -12,6 +12,7 @@ import sys
 import threading
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -36,6 +37,8 @@ from stillmotion.diffusers_api.generation import check_generators
 from stillmotion.diffusers_api.memory import savings_left
 from stillmotion.diffusers_api.offload import Offload
 from stillmotion.diffusers_api.pretrained import shard_bytes
+from stillmotion.diffusers_api.request import check_callback, check_tensors, latents_of, real, whole
+from stillmotion.diffusers_api.scheduler import levels_of_other
 from stillmotion.errors import Cancelled, CheckpointError, MediaError, StillmotionError, UsageError
 from stillmotion.media.video import read_video
 from stillmotion.placement import owners
@@ -249,11 +252,11 @@ def test_a_size_that_is_none_is_refused(size, pipe, tmp_path):
 
 @pytest.mark.parametrize("size", [pytest.param(200_000, marks=pytest.mark.slow), "200KB"])
 def test_weights_are_cut_and_come_back(size, pipe, tmp_path):
-    for limit, whole in ((size, False), ("5GB", True), (size, False)):
+    for limit, in_one in ((size, False), ("5GB", True), (size, False)):
         pipe.save_pretrained(tmp_path, max_shard_size=limit)
         for part in ("unet", "vae", "image_encoder"):
             names = [path.name for path in (tmp_path / part).iterdir()]
-            assert (len(names) == 2) == whole, names  # nothing of the older save is left
+            assert (len(names) == 2) == in_one, names  # nothing of the older save is left
         again = StableVideoDiffusionPipeline.from_pretrained(tmp_path)
         for network, expected in ((again.unet, pipe.unet), (again.image_encoder, pipe.image_encoder)):
             for name, value in expected.state_dict().items():
@@ -387,6 +390,19 @@ def test_a_config_is_read_by_attribute_and_by_item(pipe):
         _ = config.depth
     with pytest.raises(UsageError):
         config.num_frames = 5
+    changes = (
+        lambda: config.update(num_frames=5),
+        lambda: config.pop("num_frames"),
+        lambda: config.popitem(),
+        lambda: config.setdefault("depth", 1),
+        lambda: config.clear(),
+        lambda: config.__delitem__("num_frames"),
+        lambda: config.__ior__({"num_frames": 5}),
+    )
+    for change in changes:
+        with pytest.raises(UsageError, match="cannot be changed"):
+            change()
+    assert config.num_frames == 3
     longer = UNetSpatioTemporalConditionModel.from_config(config, num_frames=25)
     assert longer.config.num_frames == longer.cfg.frames == 25
     with pytest.raises(UsageError, match="no setting frames"):
@@ -416,7 +432,87 @@ def test_a_result_is_read_by_name_and_by_place():
     frames = [[Image.new("RGB", (8, 8))]]
     output = StableVideoDiffusionPipelineOutput(frames=frames)
     assert output.frames is output["frames"] is output[0] is frames
-    assert output.to_tuple() == (frames,)
+    assert output.to_tuple() == (frames,) == output.values()
+    assert list(output) == ["frames"] and "frames" in output and len(output) == 1
+    assert output.get("frames") is frames and output.get("latents") is None
+
+
+@pytest.mark.parametrize(
+    "kind", [UNetSpatioTemporalConditionModel, AutoencoderKLTemporalDecoder, EulerDiscreteScheduler]
+)
+def test_a_configuration_is_saved_and_loaded_alone(kind, pipe, tmp_path):
+    part = next(each for each in pipe.components.values() if isinstance(each, kind))
+    part.save_config(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
+    again = kind.from_config(kind.load_config(tmp_path)).config
+    assert json.dumps(again) == json.dumps(part.config)  # where a tuple is a list
+
+
+def test_what_is_not_known_is_said_once_and_ignored(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="does not know trust_remote_code") as caught:
+        StableVideoDiffusionPipeline.from_pretrained(tmp_path, trust_remote_code=True)
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "check"),
+    [
+        ("2", whole),
+        (2.0, whole),
+        (True, whole),
+        (None, whole),
+        ("3", real),
+        (None, real),
+        (torch.zeros(2), real),
+    ],
+)
+def test_numbers_are_numbers(value, check):
+    with pytest.raises(UsageError, match=r"argument is .*; expected a"):
+        check("argument", value)
+    assert whole("argument", np.int64(3)) == 3 and real("argument", torch.tensor(2.5)) == 2.5
+
+
+def test_tensors_and_callbacks_are_what_they_should_be():
+    for generator, latents in ((5, None), ([None, "a"], None), (None, np.zeros(3)), (None, torch.zeros(3, dtype=int))):
+        with pytest.raises(UsageError, match="expected a"):
+            check_tensors(generator, latents)
+    for callback, names in ((5, ("latents",)), (print, None), (print, "latents"), (print, ("noise",))):
+        with pytest.raises(UsageError, match="callback_on_step_end"):
+            check_callback(callback, names, ("latents",))
+    for returned in ([torch.zeros(2)], {"latents": torch.zeros(3)}, {"latents": [1, 2]}):
+        with pytest.raises(UsageError, match="gave back"):
+            latents_of(returned, torch.zeros(2))
+    assert latents_of({}, torch.zeros(2)) is latents_of(None, torch.zeros(2)) is None
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in diffusers, by NumPy
+def test_of_another_scheduler_the_levels_alone_are_used(pipe):
+    settings = {"use_karras_sigmas": True, "sigma_min": 0.002, "sigma_max": 80.0, "prediction_type": "v_prediction"}
+    ours = EulerDiscreteScheduler.from_config(SCHEDULER, sigma_max=80.0, sigma_min=0.002)
+    ours.set_timesteps(3)
+    heun = diffusers.HeunDiscreteScheduler(use_karras_sigmas=True, prediction_type="v_prediction")
+    levels = levels_of_other(heun, {"num_inference_steps": 3}, torch.device("cpu"))
+    assert len(levels) == 4 and (levels.diff() < 0).all()
+    theirs = diffusers.EulerDiscreteScheduler(**settings, timestep_type="continuous", timestep_spacing="leading")
+    found = levels_of_other(theirs, {"num_inference_steps": 3}, torch.device("cpu"))
+    assert torch.allclose(found, ours.sigmas.float())
+    with pytest.raises(UsageError, match="DDIMScheduler has no sigmas"):
+        levels_of_other(diffusers.DDIMScheduler(), {"num_inference_steps": 3}, torch.device("cpu"))
+    ancestral = diffusers.EulerAncestralDiscreteScheduler()
+    with pytest.raises(UsageError, match="EulerAncestralDiscreteScheduler does not take sigmas"):
+        levels_of_other(ancestral, {"sigmas": [3.0, 1.0, 0.0]}, torch.device("cpu"))
+
+
+def test_an_address_is_no_file():
+    with pytest.raises(UsageError, match="is an address"):
+        StableVideoDiffusionPipeline.from_single_file("https://example.org/svd.safetensors")
+
+
+def test_a_model_stays_on_one_device(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match="expected one device"):
+        StableVideoDiffusionPipeline.from_pretrained(tmp_path, device_map="balanced")
 
 
 @pytest.mark.slow

@@ -161,6 +161,8 @@ def test_a_folder_that_this_user_may_not_write_gives_a_sentence(mode):
 
 def test_a_parent_that_is_a_file_gives_a_sentence(tmp_path):
     (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="file is a file; expected the name of a folder"):
+        files.check_writable(tmp_path / "file" / "a")
     for action in (_write, files.check_writable):
         with pytest.raises(StillmotionError, match="cannot be written"):
             action(tmp_path / "file" / "a")

@@ -369,7 +369,7 @@ def _chosen(path: Path, config: Preset | str | Path | None) -> Preset:
         if known is None:
             raise UsageError(
                 f"the name of {path} is not that of a released model, and tensors do not tell heads and frames; "
-                f"expected a config: a preset ({', '.join(PRESETS)}), a diffusers folder, or the original's YAML."
+                f"expected a config: a preset ({', '.join(PRESETS)}), a diffusers folder, the original's YAML or JSON."
             )
         return known
     if isinstance(config, str) and config in PRESETS:

@@ -80,6 +80,8 @@ class _Settings:
     vision: _Vision
     embed_width: Size
     frames: Size
+    # What latents are multiplied with; the released models' where it is not given.
+    scale_factor: Annotated[float, Field(gt=0, allow_inf_nan=False)] = AutoencoderConfig().scaling_factor
     guidance_min: float | None = None
     guidance_max: float | None = None
     width: int | None = None
@@ -298,6 +300,8 @@ def _from_settings(found: _Settings, name: str) -> Preset:
         "fps": None if found.fps_id is None else found.fps_id + 1.0,
         "motion_bucket": found.motion_bucket_id,
         "noise_aug": found.cond_aug,
+        # Those of the released models are no sizes of a model that was trained at another.
+        "other_sizes": None if found.width is None and found.height is None else (),
     }
     if found.guidance_min is not None and found.guidance_max is not None:
         given["guidance"] = (found.guidance_min, found.guidance_max)
@@ -316,7 +320,7 @@ def _from_settings(found: _Settings, name: str) -> Preset:
         name=name,
         hub_id=None,
         unet=_unet(found.unet, found.embed_width, found.frames, name),
-        autoencoder=_autoencoder(found.autoencoder, AutoencoderConfig().scaling_factor, name),
+        autoencoder=_autoencoder(found.autoencoder, found.scale_factor, name),
         image_encoder=parse(ImageEncoderConfig, tower, name),
         defaults=replace(defaults, **{key: value for key, value in given.items() if value is not None}),
     )

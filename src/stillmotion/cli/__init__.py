@@ -14,7 +14,7 @@ from typing import Any, NoReturn, cast
 import typer.core
 from typer.main import get_command
 
-from ..errors import StillmotionError, UsageError
+from ..errors import StillmotionError, UsageError, printable
 
 # typer does not export the context that its groups are given, nor the formatter.
 Context = Formatter = Any
@@ -111,6 +111,5 @@ def _heeding_ctrl_c() -> Iterator[None]:
 
 
 def _end(message: str, code: int) -> int:
-    # Names and keys come from strangers' files too, and may hold what steers a terminal.
-    print("".join(each if each.isprintable() or each == "\n" else "?" for each in message), file=sys.stderr)
+    print("\n".join(map(printable, message.split("\n"))), file=sys.stderr)
     return code

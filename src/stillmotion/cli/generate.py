@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..config import dump, to_tree
-from ..errors import UsageError
+from ..errors import StillmotionError, UsageError, printable
 from ..tasks.generate import Made, Plan, generate, plan
+from ..tasks.outputs import is_file_name
 from ..tasks.settings import GenerateSettings
 from .options import app_of
 from .printing import print_json
@@ -29,10 +30,17 @@ def run(settings: GenerateSettings) -> int:
     failures = 0
     made = None
     with Terminal() as terminal:
-        for made in generate(settings, terminal):
-            terminal.clear()
-            print_json(as_json(made)) if settings.json else print_made(made)
-            failures += made.error is not None
+        try:
+            for made in generate(settings, terminal):
+                terminal.clear()
+                print_json(as_json(made)) if settings.json else print_made(made)
+                failures += made.error is not None
+        except UsageError:
+            raise
+        except StillmotionError as error:  # of a single image; of one among several Made tells it
+            if settings.json:
+                print_json({"image": settings.image, "path": None, "error": str(error)})
+            raise
     if made is not None and not failures and not settings.json:
         _print_hints(settings, made)
     return 1 if failures else 0
@@ -41,13 +49,13 @@ def run(settings: GenerateSettings) -> int:
 def print_made(made: Made) -> None:
     """Where the video lies and what is to be known of it; or why there is none, on standard error."""
     if made.error is not None:
-        print(f"Error: {made.error}", file=sys.stderr)
+        print(f"Error: {printable(made.error)}", file=sys.stderr)
         return
     if made.is_old:
-        print(f"{made.path}  (made before, seed {made.seed})")
+        print(f"{printable(str(made.path))}  (made before, seed {made.seed})")
         return
     times = ", ".join(f"{stage} {made.seconds[stage]:.1f} s" for stage in STAGES if stage in made.seconds)
-    print(f"{made.path}  ({made.fitted}; seed {made.seed}; {times})")
+    print(f"{printable(str(made.path))}  ({made.fitted}; seed {made.seed}; {times})")
     for note in made.notes:
         print(f"  note: {note}")
 
@@ -78,11 +86,17 @@ def _print_hints(settings: GenerateSettings, made: Made) -> None:
 
 
 def _given(settings: GenerateSettings) -> str:
-    """What says which picture and which model, as it was typed."""
+    """What was asked for in plain words, as it was typed, but for seed, motion and a named file."""
+    size = settings.size if settings.size in (None, "auto") else "{}x{}".format(*settings.size)
+    folder = None if settings.output is None or is_file_name(settings.output) else settings.output
     named = {"recipe": settings.recipe, "at": settings.at, "model": settings.model, "config": settings.config}
+    named |= {"variant": settings.variant, "size": size, "frames": settings.frames, "steps": settings.steps}
+    named |= {"fit": settings.fit, "fps": settings.fps, "output": folder}
     options = [f"--{name} {shlex.quote(str(value))}" for name, value in named.items() if value is not None]
-    variant = [] if settings.variant is None else [f"--variant {shlex.quote(settings.variant)}"]
-    return " ".join([*([shlex.quote(settings.image)] if settings.image is not None else []), *options, *variant])
+    image = settings.image
+    if image is not None and image.startswith("-"):
+        image = f"./{image}"
+    return " ".join([*([shlex.quote(image)] if image is not None else []), *options])
 
 
 def _program() -> str:
@@ -106,9 +120,20 @@ def _print_plan(planned: Plan) -> None:
     for peak in planned.memory.peaks:
         print(f"  {peak.stage}: {peak.bytes / 1e9:.2f} GB, weights {peak.weight_bytes / 1e9:.2f} GB of them")
     each = planned.expected
-    print(f"expected time: about {planned.seconds:.0f} s, a video's {each.encode:.1f} s encoding,", end=" ")
+    print(f"expected time: about {_duration(planned.seconds)}, a video's {each.encode:.1f} s encoding,", end=" ")
     print(f"{each.denoise:.1f} s denoising, {each.decode:.1f} s decoding", end="")
     print(f"; {each.waiting:.1f} s of them wait for weights" if each.waiting else "")
+    for note in planned.notes:
+        print(f"  note: {note}")
+
+
+def _duration(seconds: float) -> str:
+    """In seconds, or where those are many in minutes or hours too."""
+    whole = round(seconds)
+    if whole < 120:
+        return f"{whole} s"
+    minutes = round(whole / 60)
+    return f"{whole} s ({minutes} min)" if minutes < 120 else f"{whole} s ({minutes // 60} h {minutes % 60} min)"
 
 
 def _plan_as_json(planned: Plan) -> dict[str, Any]:
@@ -133,6 +158,7 @@ def _plan_as_json(planned: Plan) -> dict[str, Any]:
             "peak_bytes": planned.memory.peak_bytes,
             "stages": {peak.stage: peak.bytes for peak in planned.memory.peaks},
         },
+        "notes": list(planned.notes),
         "expected_seconds": round(planned.seconds, 1),
         "expected_stages": {name: round(value, 1) for name, value in to_tree(planned.expected).items()},
     }

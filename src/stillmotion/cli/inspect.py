@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from ..config import to_tree
+from ..errors import printable
 from ..media.probe import ImageFacts, StreamFacts, VideoFacts
 from ..tasks.inspect import Inspection, InspectSettings, ModelFacts, RecipeFacts, inspect
 from .options import app_of
@@ -42,45 +43,45 @@ def _print(found: Inspection) -> None:
 
 def _print_model(source: str, model: ModelFacts) -> None:
     seen = model.examined
-    print(f"{plain(source)}: {seen.layout}, family {' or '.join(seen.families) or 'unknown'}")
+    print(f"{printable(source)}: {seen.layout}, family {' or '.join(seen.families) or 'unknown'}")
     if seen.preset is not None:
         own = seen.preset.defaults
         print(f"defaults: {own.frames} frames of {own.width}x{own.height}, {own.steps} steps, {own.fps:g} fps")
     for part in seen.networks:
         kinds = ", ".join(f"{count} {kind}" for kind, count in part.dtypes.items())
-        print(f"  {plain(part.name):24} {part.parameters:>15,} parameters  {_size(part.bytes):>9}  {kinds}")
+        print(f"  {printable(part.name):24} {part.parameters:>15,} parameters  {_size(part.bytes):>9}  {kinds}")
     total = sum(part.parameters for part in seen.networks)
     print(f"  {'all':24} {total:>15,} parameters  {_size(sum(part.bytes for part in seen.networks)):>9}")
     for reason, count in seen.left_out.items():
         print(f"not read: {count} tensors ({reason})")
     for file in model.files:
-        print(f"file: {plain(file.path)}  {_size(file.bytes)}" + (f"  sha256 {file.sha256}" if file.sha256 else ""))
+        print(f"file: {printable(file.path)}  {_size(file.bytes)}" + (f"  sha256 {file.sha256}" if file.sha256 else ""))
     if model.tensors_sha256:
         print(f"tensors: sha256 {model.tensors_sha256}")
     if model.with_image_decoder_sha256:
         print(f"tensors with the image decoder: sha256 {model.with_image_decoder_sha256}")
     for path in seen.unsafe:
-        print(f"unsafe: {plain(str(path))} is a pickle, which can run code when it is opened; it was not opened")
+        print(f"unsafe: {printable(str(path))} is a pickle, which can run code when it is opened; it was not opened")
     for kind, names in (("missing", seen.differences.missing), ("unexpected", seen.differences.unknown)):
         _print_names(kind, names)
     _print_names("of another shape or type", seen.differences.wrong)
     for note in seen.notes:
         print(f"note: {note}")
     for problem in seen.problems:
-        print(f"problem: {plain(problem)}")
+        print(f"problem: {printable(problem)}")
     print("cannot be loaded" if seen.problems else "can be loaded")
 
 
 def _print_names(kind: str, names: tuple[str, ...]) -> None:
     for name in names[:SHOWN]:
-        print(f"{kind}: {plain(name)}")
+        print(f"{kind}: {printable(name)}")
     if len(names) > SHOWN:
         print(f"{kind}: {len(names) - SHOWN} more; --json lists all")
 
 
 def _print_video(source: str, video: VideoFacts) -> None:
     length = "" if video.duration_s is None else f", {video.duration_s:.3f} s"
-    print(f"{plain(source)}: video, {plain(video.container)}, {_size(video.bytes)}{length}")
+    print(f"{printable(source)}: video, {printable(video.container)}, {_size(video.bytes)}{length}")
     for stream in video.streams:
         print(f"  {_described(stream)}")
 
@@ -97,12 +98,12 @@ def _described(stream: StreamFacts) -> str:
         parts.append(f"{stream.duration_s:.3f} s")
     if stream.pixel_format:
         parts.append(stream.pixel_format)
-    return plain(", ".join([*parts, *(f"{name} {value}" for name, value in stream.colour.items())]))
+    return printable(", ".join([*parts, *(f"{name} {value}" for name, value in stream.colour.items())]))
 
 
 def _print_image(source: str, image: ImageFacts) -> None:
-    print(f"{plain(source)}: image, {image.format}, {image.width}x{image.height}, {_size(image.bytes)}")
-    profile = "none" if image.profile is None else plain(image.profile)
+    print(f"{printable(source)}: image, {image.format}, {image.width}x{image.height}, {_size(image.bytes)}")
+    profile = "none" if image.profile is None else printable(image.profile)
     print(f"  mode {image.mode}, orientation {image.orientation}, colour profile {profile}")
 
 
@@ -111,12 +112,7 @@ def _print_recipe(recipe: RecipeFacts) -> None:
     text: Any = json.dumps(recipe.values, indent=2)
     print("recipe:" if recipe.values is None else f"recipe: {text}")
     if recipe.problem is not None:
-        print(f"the recipe cannot be repeated: {plain(recipe.problem)}", file=sys.stdout)
-
-
-def plain(text: str) -> str:
-    """Text from a file without what could steer a terminal."""
-    return "".join(each if each.isprintable() else "?" for each in text)
+        print(f"the recipe cannot be repeated: {printable(recipe.problem)}", file=sys.stdout)
 
 
 def _size(count: int) -> str:

@@ -13,6 +13,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from ..config import parse
+from ..errors import UsageError
 from . import STOPPED
 
 
@@ -24,8 +25,11 @@ def app_of(settings: type, run: Callable[[Any], int], positional: Sequence[str])
 
     def command(**given: Any) -> None:
         tree = {name: value for name, value in given.items() if value is not None}
+        empty = [name for name, value in tree.items() if isinstance(value, str) and not value.strip()]
+        if empty:
+            raise UsageError(f"{' and '.join(empty)} {'is' if len(empty) == 1 else 'are'} empty; expected a value.")
         try:
-            code = run(parse(settings, tree, source="the command line"))
+            code = run(parse(settings, tree, source=""))
         except KeyboardInterrupt:  # typer would turn it into a failure like any other
             print("Stopped; nothing was left half-written.", file=sys.stderr)
             code = STOPPED
@@ -55,6 +59,8 @@ def _parameter(field: dataclasses.Field[Any], hint: Any, is_positional: bool) ->
     name = f"--{field.name.replace('_', '-')}"
     names = (name, "-o") if field.name == "output" else (name,)
     if kind is bool:
+        # What a recipe may have switched on can be switched off.
+        names = (f"{name}/--no-{name[2:]}",) if field.default is None else names
         switch = typer.Option(*names, help=text, show_default=False)
         return _keyword(field.name, Annotated[bool | None, switch], None)
     option = typer.Option(*names, help=text, show_default=False, metavar=_metavar(kind, title))

@@ -109,7 +109,45 @@ def _save_pretrained(
         write_json(Path(save_directory) / "config.json", self.config)
 
 
-class UNetSpatioTemporalConditionModel(UNet):
+class _Face(nn.Module):
+    """What both networks have beside their own: configurations alone, and switches that change nothing here."""
+
+    config: Config
+
+    @classmethod
+    def load_config(
+        cls, pretrained_model_name_or_path: str | Path, *, subfolder: str | None = None, revision: str | None = None
+    ) -> dict[str, Any]:
+        """The configuration in a model's folder, for from_config. Raises CheckpointError or HubError."""
+        place = pretrained.part_folder(
+            pretrained_model_name_or_path, subfolder, ["config.json"], revision, Access(None, None, False, False)
+        )
+        return pretrained.read_config(place, cls.__name__)
+
+    def save_config(self, save_directory: str | Path, push_to_hub: bool = False) -> None:
+        """Write config.json alone."""
+        pretrained.check_saving(push_to_hub=push_to_hub)
+        write_json(Path(save_directory) / "config.json", self.config)
+
+    @property
+    def attn_processors(self) -> dict[str, object]:
+        """None: attention is always PyTorch's own."""
+        return {}
+
+    def set_attn_processor(self, processor: object) -> None:
+        """Accepted, and changes nothing: attention is always PyTorch's own."""
+
+    def set_default_attn_processor(self) -> None:
+        """Accepted, and changes nothing."""
+
+    def enable_xformers_memory_efficient_attention(self, attention_op: object = None) -> None:
+        """Accepted, and changes nothing: PyTorch's own attention needs no more memory."""
+
+    def disable_xformers_memory_efficient_attention(self) -> None:
+        """Accepted, and changes nothing."""
+
+
+class UNetSpatioTemporalConditionModel(UNet, _Face):
     """Our U-Net, called as diffusers calls its own.
 
     `norm_eps` is ours: "original" (the default) has the epsilons that the released weights were trained with,
@@ -232,12 +270,6 @@ class UNetSpatioTemporalConditionModel(UNet):
         """Run every feed-forward at once."""
         self._set_chunking(None, 0)
 
-    def enable_xformers_memory_efficient_attention(self, attention_op: object = None) -> None:
-        """Accepted, and changes nothing: attention is always PyTorch's own, which needs no more memory."""
-
-    def disable_xformers_memory_efficient_attention(self) -> None:
-        """Accepted, and changes nothing."""
-
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         sample: Float[Tensor, "b t c h w"],
@@ -262,7 +294,7 @@ class UNetSpatioTemporalConditionModel(UNet):
                 set_forward_chunking(module, chunk_size, 1)
 
 
-class AutoencoderKLTemporalDecoder(Autoencoder):
+class AutoencoderKLTemporalDecoder(Autoencoder, _Face):
     """Our autoencoder with the temporal decoder, called as diffusers calls its own: on rows of frames, `n c h w`.
 
     Raises UsageError for a shape that cannot be built.

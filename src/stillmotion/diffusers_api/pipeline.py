@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,7 +47,19 @@ from .memory import out_of_memory, savings_left, within_memory
 from .networks import NormEps
 from .offload import Kind, Offload, device_of, offload_to
 from .records import Config, Output
-from .request import Request, StepCallback, check_components, check_request, selected
+from .request import (
+    Request,
+    StepCallback,
+    check_callback,
+    check_components,
+    check_request,
+    check_tensors,
+    latents_of,
+    real,
+    selected,
+    whole,
+)
+from .scheduler import EulerDiscreteScheduler, levels_of_other
 
 SIZE_UNIT = 8  # pixels; diffusers refuses other sizes whatever the autoencoder
 Result = TypeVar("Result")
@@ -120,6 +132,7 @@ class StableVideoDiffusionPipeline:
         unet: Component = None,
         scheduler: Component = None,
         feature_extractor: Component = None,
+        **ignored: Any,
     ) -> StableVideoDiffusionPipeline:
         """The pipeline of a diffusers folder, a hub repository, a preset (`tiny`, `svd-xt`) or a single file.
 
@@ -127,9 +140,13 @@ class StableVideoDiffusionPipeline:
         place of the folder's, which is neither fetched nor read. norm_eps: the epsilons of the U-Net's norms,
         "original" or "diffusers"; None is what was saved, or the original's. device_map: a device to move everything
         to. cache_dir, token, local_files_only, force_download: of the hub's client. `low_cpu_mem_usage` changes
-        nothing: weights never exist twice. Raises UsageError, CheckpointError or HubError.
+        nothing: weights never exist twice. Other arguments are named in one warning, as diffusers does, and ignored.
+        Raises UsageError, CheckpointError or HubError.
         """
         pretrained.check_loading(use_safetensors)
+        pretrained.warn_of(ignored)
+        if device_map in ("auto", "balanced"):
+            raise UsageError(f"device_map is {device_map!r}; expected one device, such as cuda, for a whole model.")
         wanted, source = pretrained.chosen_dtype(torch_dtype, dtype), pretrained_model_name_or_path
         each = zip(COMPONENTS, (vae, image_encoder, unet, scheduler, feature_extractor), strict=True)
         given = {name: component for name, component in each if component is not None}
@@ -160,6 +177,8 @@ class StableVideoDiffusionPipeline:
         or its JSON; not needed where the file has a released name. Raises UsageError or CheckpointError.
         """
         wanted = pretrained.chosen_dtype(torch_dtype, dtype)
+        if str(pretrained_model_link_or_path).startswith(("http://", "https://")):
+            raise UsageError(f"{pretrained_model_link_or_path} is an address; expected a file: download it first.")
         loaded = single_file(Path(pretrained_model_link_or_path), config, dtype=wanted)
         return cls._of(components_of(loaded, norm_eps), loaded.preset)
 
@@ -261,9 +280,9 @@ class StableVideoDiffusionPipeline:
         """Settings of tqdm's bar, as in `disable=True`."""
         self._progress = settings
 
-    def progress_bar(self, total: int) -> tqdm:
-        """A bar of `total` steps with the settings of `set_progress_bar_config`."""
-        return tqdm(total=total, **self._progress)
+    def progress_bar(self, iterable: Iterable[Any] | None = None, total: int | None = None) -> tqdm:
+        """A bar over `iterable`, or of `total` steps, with the settings of `set_progress_bar_config`."""
+        return tqdm(iterable, total=total, **self._progress)
 
     def interrupt(self) -> None:
         """Stop the running call behind its current step: it raises errors.Cancelled. From a callback or any thread.
@@ -333,26 +352,30 @@ class StableVideoDiffusionPipeline:
         self._interrupt = False
         if output_type not in OUTPUT_TYPES:
             raise UsageError(f"output_type is {output_type!r}; expected one of {', '.join(OUTPUT_TYPES)}.")
-        unknown = [name for name in callback_on_step_end_tensor_inputs if name not in self._callback_tensor_inputs]
-        if unknown:
-            raise UsageError(f"callback_on_step_end_tensor_inputs has {', '.join(unknown)}; expected latents.")
-        count = self.unet.config.num_frames if num_frames is None else num_frames
+        check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
+        check_tensors(generator, latents)
+        count = self.unet.config.num_frames if num_frames is None else whole("num_frames", num_frames)
+        given = (("fps", fps), ("motion_bucket_id", motion_bucket_id), ("noise_aug_strength", noise_aug_strength))
+        fps, motion_bucket_id, noise_aug_strength = (real(*each) for each in given)
+        ends = real("min_guidance_scale", min_guidance_scale), real("max_guidance_scale", max_guidance_scale)
         request = Request(
             pictures=pictures(image),
             height=self._size("height", height),
             width=self._size("width", width),
             frames=count,
-            steps=num_inference_steps,
-            sigmas=None if sigmas is None else [float(sigma) for sigma in sigmas],
+            steps=whole("num_inference_steps", num_inference_steps),
+            sigmas=None if sigmas is None else [real("each of sigmas", sigma) for sigma in sigmas],
             numbers=(fps, motion_bucket_id, noise_aug_strength),
-            chunk=count if decode_chunk_size is None else decode_chunk_size,
-            videos_per_image=1 if num_videos_per_prompt is None else num_videos_per_prompt,
+            chunk=count if decode_chunk_size is None else whole("decode_chunk_size", decode_chunk_size),
+            videos_per_image=1
+            if num_videos_per_prompt is None
+            else whole("num_videos_per_prompt", num_videos_per_prompt),
             generator=generator,
             latents=latents,
             callback=selected(callback_on_step_end, callback_on_step_end_tensor_inputs),
         )
         levels = self._check(request)
-        self._guidance_scale = guidance_ramp(min_guidance_scale, max_guidance_scale, count).to(self._execution_device)
+        self._guidance_scale = guidance_ramp(*ends, count).to(self._execution_device)
         made = self._generate(request, levels)
         frames = made if output_type == "latent" else self._output(made, request.chunk, output_type)
         return StableVideoDiffusionPipelineOutput(frames=frames) if return_dict else (frames,)
@@ -395,7 +418,7 @@ class StableVideoDiffusionPipeline:
         unit = math.lcm(SIZE_UNIT, self.vae_scale_factor)
         if value is None and self.unet.config.sample_size is None:
             raise UsageError(f"{name} is None, and the U-Net has no sample_size; expected a number of pixels.")
-        pixels = self.unet.config.sample_size * self.vae_scale_factor if value is None else value
+        pixels = self.unet.config.sample_size * self.vae_scale_factor if value is None else whole(name, value)
         if pixels < unit or pixels % unit:
             raise UsageError(f"{name} is {pixels}; expected a multiple of {unit} pixels.")
         return pixels
@@ -454,11 +477,12 @@ class StableVideoDiffusionPipeline:
             return encoded.image_embeds[:, None]
 
     def _levels(self, request: Request) -> Float[Tensor, " n"]:
-        if request.sigmas is None:
-            self.scheduler.set_timesteps(request.steps, device=self._execution_device)
-        else:
-            self.scheduler.set_timesteps(sigmas=request.sigmas, device=self._execution_device)
-        return self.scheduler.sigmas.float().cpu()
+        steps: dict[str, Any] = {"num_inference_steps": request.steps}
+        asked: dict[str, Any] = steps if request.sigmas is None else {"sigmas": request.sigmas}
+        if isinstance(self.scheduler, EulerDiscreteScheduler):
+            self.scheduler.set_timesteps(**asked, device=self._execution_device)
+            return self.scheduler.sigmas.float().cpu()
+        return levels_of_other(self.scheduler, asked, self._execution_device)
 
     def _sample(
         self,
@@ -475,8 +499,8 @@ class StableVideoDiffusionPipeline:
             bar.update()
             if callback is not None:
                 shown = {"latents": x.to(dtype)}
-                replaced = (callback(self, step, levels[step].log() / 4, shown) or {}).get("latents", x)
-                x = x if torch.equal(replaced, x.to(replaced.dtype)) else replaced.to(x)
+                replaced = latents_of(callback(self, step, levels[step].log() / 4, shown), x)
+                x = x if replaced is None or torch.equal(replaced, x.to(replaced.dtype)) else replaced.to(x)
             self._stop_if_asked(f"step {step + 1} of {len(levels) - 1}")
             return x
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -101,6 +102,12 @@ def check_loading(use_safetensors: bool | None) -> None:
     """Raise UsageError where a pickle is asked for."""
     if use_safetensors is False:
         raise UsageError("use_safetensors is False; expected True or nothing: a pickle is never opened.")
+
+
+def warn_of(ignored: Mapping[str, object]) -> None:
+    """Say which arguments nobody heeds."""
+    if ignored:
+        warnings.warn(f"from_pretrained does not know {', '.join(ignored)}, and goes on without.", stacklevel=3)
 
 
 def chosen_dtype(torch_dtype: torch.dtype | None, dtype: torch.dtype | None) -> torch.dtype:

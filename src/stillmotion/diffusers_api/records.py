@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..errors import UsageError
@@ -22,7 +22,12 @@ class Config(dict[str, Any]):
     def __setattr__(self, name: str, value: Any) -> None:
         raise UsageError(f"{name} of a configuration cannot be set; make a new object with from_config instead.")
 
+    def _refuse(self, *_: object, **__: object) -> Any:
+        raise UsageError("a configuration cannot be changed; make a new object with from_config instead.")
+
     __setitem__ = __setattr__
+    __delitem__ = __delattr__ = __ior__ = _refuse  # pyright: ignore[reportAssignmentType]
+    update = pop = popitem = setdefault = clear = _refuse  # pyright: ignore[reportAssignmentType]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Config, (dict(self),)
@@ -30,10 +35,27 @@ class Config(dict[str, Any]):
 
 @dataclasses.dataclass
 class Output:
-    """A result whose fields are attributes, items by name, and items by position."""
+    """A result whose fields are attributes, items by name, and items by position; a mapping of names in all else."""
 
     def __getitem__(self, key: str | int | slice) -> Any:
         return dict(self.items())[key] if isinstance(key, str) else self.to_tuple()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.keys()
+
+    def __len__(self) -> int:
+        return len(self.keys())
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """A field by its name, or `default`."""
+        return getattr(self, name) if name in self.keys() else default
+
+    def values(self) -> tuple[Any, ...]:
+        """The fields' values."""
+        return self.to_tuple()
 
     def keys(self) -> tuple[str, ...]:
         """The names of the fields."""

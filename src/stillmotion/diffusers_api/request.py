@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, SupportsFloat, SupportsIndex
 
+import torch
 from torch import Tensor
 
 from ..errors import UsageError
@@ -16,6 +18,66 @@ from .media import Picture
 
 # Called with the pipeline, the step's index, what the network read of its noise level, and the tensors asked for.
 StepCallback = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
+
+
+def whole(name: str, value: Any) -> int:
+    """An argument as a whole number. Raises UsageError for what is none, also for 2.0 and True."""
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        raise UsageError(f"{name} is {value!r}; expected a whole number.")
+    return operator.index(value)
+
+
+def real(name: str, value: Any) -> float:
+    """An argument as a number. Raises UsageError for what is none, also for True and for a text."""
+    if isinstance(value, bool) or not isinstance(value, SupportsFloat):
+        raise UsageError(f"{name} is {value!r}; expected a number.")
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # such as a tensor of several
+        raise UsageError(f"{name} is {value!r}; expected a number.") from None
+
+
+def check_tensors(generator: Any, latents: Any) -> None:
+    """Raise UsageError for a generator or latents of another kind than a call takes."""
+    each = generator if isinstance(generator, list) else [generator]
+    wrong = [one for one in each if one is not None and not isinstance(one, torch.Generator)]
+    if wrong:
+        kind = type(wrong[0]).__name__
+        raise UsageError(f"generator is a {kind}; expected a torch.Generator, a list of them, or None.")
+    if latents is not None and not (isinstance(latents, Tensor) and latents.is_floating_point()):
+        kind = latents.dtype if isinstance(latents, Tensor) else type(latents).__name__
+        raise UsageError(f"latents are of {kind}; expected a floating-point tensor.")
+
+
+def check_callback(callback: Any, names: Any, known: Sequence[str]) -> None:
+    """Raise UsageError for a callback that cannot be called, or that asks for tensors that there are not."""
+    if callback is not None and not callable(callback):
+        raise UsageError(f"callback_on_step_end is a {type(callback).__name__}; expected a function.")
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        raise UsageError(f"callback_on_step_end_tensor_inputs is {names!r}; expected a list of names.")
+    unknown = [str(name) for name in names if name not in known]
+    if unknown:
+        raise UsageError(f"callback_on_step_end_tensor_inputs has {', '.join(unknown)}; expected {', '.join(known)}.")
+
+
+def latents_of(returned: Any, shown: Tensor) -> Tensor | None:
+    """The latents that a callback gave back, or None. Raises UsageError for what could not go on."""
+    if returned is None:
+        return None
+    if not isinstance(returned, Mapping):
+        kind = type(returned).__name__
+        raise UsageError(
+            f"callback_on_step_end gave back a {kind}; expected a dict such as its last argument, or None."
+        )
+    latents = returned.get("latents")
+    if latents is None:
+        return None
+    if not isinstance(latents, Tensor) or latents.shape != shown.shape:
+        given = tuple(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
+        raise UsageError(
+            f"callback_on_step_end gave back latents of {given}; expected a tensor of {tuple(shown.shape)}."
+        )
+    return latents
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

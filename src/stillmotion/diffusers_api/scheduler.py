@@ -117,6 +117,19 @@ class EulerDiscreteScheduler:
         place = pretrained.part_folder(pretrained_model_name_or_path, subfolder, [FILE], revision, access)
         return cls.from_config(read_json(place / FILE), **changes)
 
+    @classmethod
+    def load_config(
+        cls, pretrained_model_name_or_path: str | Path, subfolder: str | None = None, *, revision: str | None = None
+    ) -> dict[str, Any]:
+        """The configuration in a model's folder (`subfolder="scheduler"`), for from_config."""
+        access = Access(None, None, False, False)
+        place = pretrained.part_folder(pretrained_model_name_or_path, subfolder, [FILE], revision, access)
+        return read_json(place / FILE)
+
+    def save_config(self, save_directory: str | Path, push_to_hub: bool = False) -> None:
+        """Write scheduler_config.json, which is all that there is."""
+        self.save_pretrained(save_directory, push_to_hub)
+
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False) -> None:
         """Write scheduler_config.json."""
         pretrained.check_saving(push_to_hub=push_to_hub)
@@ -290,6 +303,25 @@ class EulerDiscreteScheduler:
         if self.config.prediction_type == "v_prediction":
             return output * (-sigma / (sigma**2 + 1) ** 0.5) + x / (sigma**2 + 1)
         return output
+
+
+def levels_of_other(scheduler: Any, asked: Mapping[str, Any], device: torch.device) -> Float[Tensor, " n"]:
+    """The noise levels of a scheduler that is not ours, each once; of its solver nothing is used.
+
+    Raises UsageError where it has none, or does not take what is asked for.
+    """
+    kind = type(scheduler).__name__
+    try:
+        scheduler.set_timesteps(**asked, device=device)
+    except (TypeError, ValueError, AttributeError) as error:
+        name = next(iter(asked))
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UsageError(f"{kind} does not take {name} ({reason}); expected an EulerDiscreteScheduler.") from None
+    levels = getattr(scheduler, "sigmas", None)
+    if levels is None:
+        raise UsageError(f"{kind} has no sigmas, the noise levels; expected an EulerDiscreteScheduler.")
+    # Solvers with two calls a step list their levels twice.
+    return torch.unique_consecutive(torch.as_tensor(levels).float().cpu())
 
 
 def _churned(

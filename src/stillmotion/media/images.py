@@ -291,7 +291,14 @@ def _orientation(image: Image.Image) -> int:
     if image.format == "HEIF":
         return 1  # turned by its decoder: the container has a property for that (ISO/IEC 23008-12), which EXIF repeats
     try:
-        value = image.getexif().get(0x0112, 1)
+        if image.format == "PNG" and "Raw profile type exif" not in image.info:
+            exif = Image.Exif()
+            exif.load(
+                image.info.get("exif", b"")
+            )  # alone: of XMP, where Pillow looks too, the PNG standard knows nothing
+        else:
+            exif = image.getexif()
+        value = exif.get(0x0112, 1)
     except DECODER_ERRORS:
         return 1  # damaged EXIF says nothing about the pixels
     return value if value in range(1, 9) else 1

@@ -80,10 +80,15 @@ def _label(
 
 
 def _clipped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """As much of the text as fits over a column."""
-    while text and font.getlength(text) > width:
-        text = text[:-1]
-    return text
+    """The text, or where a column is too narrow its value alone, or as much of that as fits."""
+    if font.getlength(text) <= width:
+        return text
+    value = text.split(" ", 1)[-1]
+    shown = value
+    while shown and font.getlength(shown) > width:
+        value = value[:-1]
+        shown = f"{value}\u2026" if value else ""
+    return shown
 
 
 def _line_height(font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:

@@ -59,6 +59,8 @@ class Plan:
     expected: Expected
     seconds: float
     memory: MemoryPlan
+    # What a person should know of the first image beforehand, such as a size off the training's.
+    notes: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -183,16 +185,15 @@ def _fetch(request: Request, watch: Watch, name: str) -> nn.Module:
 
 
 def plan(settings: GenerateSettings) -> Plan:
-    """What `generate` would do, without doing it: no weights are read."""
+    """What `generate` would do, without doing it: the first image is read, but no weights are."""
     request = make_request(settings)
-    if request.size is None:
-        width, height = request.picture(request.sources[0]).image.size
-    else:
-        width, height = request.size
+    picture = request.picture(request.sources[0])
+    width, height = picture.image.size
     counted = cost(request.preset, request.video, width, height, request.placement.dtype)
     memory = prediction(request, width, height)
     each = expected(counted, memory.placement, rates_of(memory.placement))
-    return Plan(request, width, height, counted, each, len(request.seeds) * each.seconds, memory)
+    seconds = len(request.seeds) * each.seconds
+    return Plan(request, width, height, counted, each, seconds, memory, request.advice(picture))
 
 
 def generate(settings: GenerateSettings, watch: Watch = unwatched, recipe: Recipe | None = None) -> Iterator[Made]:
@@ -276,17 +277,22 @@ def _make_new(
 def _moving(
     request: Request, studio: Studio, picture: Picture, seed: int, watch: Watch
 ) -> tuple[UInt8[np.ndarray, "t h w 3"], int, tuple[str, ...]]:
-    """Frames that move, their seed, and a sentence for each seed that was passed over; the last is taken as it is."""
-    notes = []
-    for _ in range(request.settings.avoid_still):
+    """Frames that move, their seed, and a sentence for each seed that gave none; of those the last is taken."""
+    notes, more = [], request.settings.avoid_still
+    if more and request.video.frames == 1:
+        more, notes = 0, ["--avoid-still changes nothing for a single frame."]
+    elif not more:
+        return studio.frames(request, picture.image, seed, watch), seed, ()
+    while True:
         frames = studio.frames(request, picture.image, seed, watch)
-        if not is_frozen(frames):
+        if request.video.frames == 1 or not is_frozen(frames):
             return frames, seed, tuple(notes)
+        if not more:
+            return frames, seed, (*notes, f"seed {seed} gave a still video, too; it is kept.")
         # Beyond the seeds of the whole request, so that no two videos share one.
         other = seed + len(request.seeds)
         notes.append(f"seed {seed} gave a still video; trying {other}.")
-        seed = other
-    return studio.frames(request, picture.image, seed, watch), seed, tuple(notes)
+        seed, more = other, more - 1
 
 
 def _write(
@@ -315,6 +321,8 @@ def _made_before(
         with contextlib.suppress(StillmotionError):
             recipe = read_recipe(path)
             if _request_of(recipe) != _wish(request, image, recipe.seed, seed):
+                continue
+            if request.settings.private and recipe.image.webp is not None:
                 continue
             # Two folders can have one name, and one folder other weights than before.
             if recipe.model.kind != "local" or recipe.model.tensors_sha256 == studio.tensors_sha256:

@@ -23,7 +23,7 @@ from ..media.video import write_video
 from ..recipe import AxisRecord, GridRecipe, pixels_sha256
 from .generate import Studio
 from .outputs import OUTPUTS, is_file_name, names, publish, short_stem
-from .request import Request, make_request
+from .request import Picture, Request, make_request
 from .settings import GenerateSettings, read_change
 
 MAX_CELLS = 400
@@ -50,6 +50,7 @@ class GridSettings:
     ] = ()
     output: Annotated[Path | None, Field(description="The file to write, or a folder.")] = None
     sheet: Annotated[Path | None, Field(description="Also write a contact sheet of all cells to this .png.")] = None
+    force: Annotated[bool, Field(description="Replace the output file and the sheet if they exist.")] = False
     json: Annotated[bool, Field(description="Print one JSON object instead of text.")] = False
 
 
@@ -95,15 +96,19 @@ def grid(settings: GridSettings, watch: Watch = unwatched) -> Grid:
     _check_sheet(settings)
     labels = across.labels(), down.labels() if settings.down is not None else ()
     _check_mosaic(requests, *labels)
-    studio, clips = Studio(first, watch), []
+    # One that needs the frame-wise decoder reads it beside the other.
+    other = (each for each in requests if each.video.decoder != each.preset.autoencoder.decoder)
+    studio, clips = Studio(next(other, first), watch), []
     for number, request in enumerate(requests):
         watch(Progress("cells", number, len(requests)))
         clips.append(_frames(studio, request, watch))
-    recipe = _recipe(studio, first, across, down, clips)
+    picture = first.picture(first.sources[0])
+    recipe = _recipe(studio, first, picture, across, down, clips)
     path, notes = _write(settings, first, mosaic(clips, *labels), recipe.to_json())
     if settings.sheet is not None:
         named = [", ".join(f"{name} {value}" for name, value in cell.items()) for cell in cells]
         save_png(contact_sheet(clips, columns=7, labels=named), settings.sheet)
+    notes = (*first.advice(picture), *notes)
     return Grid(path, settings.sheet, len(across.values), len(down.values), tuple(cells), notes)
 
 
@@ -133,21 +138,22 @@ def _cell(across: Axis, x: str, down: Axis, y: str) -> dict[str, str]:
 
 def _request(settings: GridSettings, cell: dict[str, str]) -> Request:
     # The output too: its suffix chooses the format, and what cannot be written is refused here.
-    tree: dict[str, Any] = {"image": settings.image, "output": settings.output}
+    tree: dict[str, Any] = {"image": settings.image, "output": settings.output, "force": settings.force}
     tree |= dict(read_change(text, "--set", (*FIXED, "image")) for text in settings.set)
     return make_request(parse(GenerateSettings, tree | cell, source="the grid"))
 
 
 def _check_alike(requests: list[Request]) -> None:
-    for name in ("model", "placement"):
-        kinds = {str(getattr(request, name)) for request in requests}
-        if len(kinds) > 1:
+    places = [request.placement for request in requests]
+    each = {"model": [request.model for request in requests]}
+    each |= {
+        name: [str(getattr(place, name)) for place in places] for name in ("device", "dtype", "offload", "compile")
+    }
+    for name, values in each.items():
+        if len(set(values)) > 1:
             raise UsageError(
-                f"the cells need several of {name}: {', '.join(sorted(kinds))}; expected one grid for each."
+                f"the cells need several of {name}: {', '.join(sorted(set(values)))}; expected one grid for each."
             )
-    decoders = {request.video.decoder for request in requests}
-    if len(decoders) > 1:
-        raise UsageError(f"the cells need the decoders {', '.join(sorted(decoders))}; expected one grid for each.")
     if len(requests[0].sources) > 1:
         raise UsageError(f"{requests[0].settings.image} means {len(requests[0].sources)} images; expected one.")
 
@@ -156,8 +162,8 @@ def _check_sheet(settings: GridSettings) -> None:
     if settings.sheet is not None:
         if settings.sheet.suffix.lower() != ".png":
             raise UsageError(f"sheet is {settings.sheet}; expected a name that ends in .png.")
-        if settings.sheet.exists():
-            raise UsageError(f"sheet {settings.sheet} already exists; expected a free name.")
+        if settings.sheet.exists() and not settings.force:
+            raise UsageError(f"sheet {settings.sheet} already exists; expected a free name, or --force.")
         check_writable(settings.sheet.parent)
 
 
@@ -177,9 +183,10 @@ def _frames(studio: Studio, request: Request, watch: Watch) -> UInt8[np.ndarray,
     return studio.frames(request, request.picture(request.sources[0]).image, request.seed, watch)
 
 
-def _recipe(studio: Studio, first: Request, across: Axis, down: Axis, clips: Sequence[np.ndarray]) -> GridRecipe:
-    source = first.sources[0]
-    image = first.record(source, first.picture(source))
+def _recipe(
+    studio: Studio, first: Request, picture: Picture, across: Axis, down: Axis, clips: Sequence[np.ndarray]
+) -> GridRecipe:
+    image = first.record(first.sources[0], picture)
     return GridRecipe(
         across=AxisRecord(name=across.name, values=across.values),
         down=AxisRecord(name=down.name, values=down.values) if down.name else None,
@@ -193,11 +200,11 @@ def _write(
 ) -> tuple[Path, tuple[str, ...]]:
     encoding: Encoding = request.encoding
 
-    def write(target: Path) -> tuple[str, ...]:
-        return write_video(target, frames, request.play_fps, encoding, document)
+    def write(target: Path, overwrite: bool = False) -> tuple[str, ...]:
+        return write_video(target, frames, request.play_fps, encoding, document, overwrite)
 
     output = settings.output or OUTPUTS
     if is_file_name(output):
-        return output, write(output)
+        return output, write(output, settings.force)
     stem = short_stem(Path(request.sources[0].name).stem, "-grid")
     return publish(names(output, stem, encoding), write)

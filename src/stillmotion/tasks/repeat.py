@@ -13,9 +13,10 @@ import torch
 from pydantic import Field
 
 from ..config import checked, config, parse
+from ..errors import UsageError
 from ..events import Watch, unwatched
 from ..media.formats import Encoding
-from ..placement import Savings
+from ..placement import Placement, Savings, resolve
 from ..recipe import PlanRecord, Recipe, read_recipe, versions
 from .generate import Made, generate
 from .outputs import OUTPUTS, is_file_name, names, short_stem
@@ -96,9 +97,21 @@ def repeat(settings: RepeatSettings, watch: Watch = unwatched) -> Repeated:
     settings = checked(settings)
     recipe = read_recipe(settings.file)
     wanted = _wanted(settings, recipe)
+    if wanted.device == recipe.plan.device:
+        _check_device(recipe.plan.device)
     with _threads(recipe.plan.threads):
         made = next(generate(wanted, watch, recipe))
     return Repeated(made, recipe, settings.set)
+
+
+def _check_device(device: str) -> None:
+    """Raise UsageError, with the way on, where this machine has no such device as the recipe was made on."""
+    try:
+        resolve(Placement(device=device, dtype="float32"))
+    except UsageError as error:
+        raise UsageError(
+            f"{str(error).rstrip('.')}, or --set device=cpu --set dtype=float32, whose frames differ a little."
+        ) from None
 
 
 def _wanted(settings: RepeatSettings, recipe: Recipe) -> GenerateSettings:

@@ -14,7 +14,7 @@ from ..errors import UsageError
 from ..files import check_writable, explained
 from ..media.fitting import Fit, fit, is_trained, nearest_trained_size
 from ..media.formats import Encoding, check_encodable
-from ..media.images import find_images, upright_size
+from ..media.images import colour_of, find_images, upright_size
 from ..media.still import read_picture
 from ..media.strip import check_strip
 from ..pipelines.image_to_video import VideoSettings, check_size
@@ -161,7 +161,7 @@ class Request:
             lacking = "image" if at is None else f"video, whose frame at {at:g} s it shows"
             raise UsageError(
                 f"the recipe of {self.settings.recipe} was made without its {lacking}, --private or too large for it; "
-                "expected it too."
+                "expected it too (generate IMAGE --recipe, repeat --image)."
             )
         return picture
 
@@ -175,6 +175,10 @@ def make_request(settings: GenerateSettings, recipe: Recipe | None = None) -> Re
     if recipe is None and settings.recipe is not None:
         recipe = read_recipe(settings.recipe)
     sources = _sources(settings, recipe)
+    if settings.image is None and recipe is not None:
+        _check_refit(settings, recipe)
+    if settings.pad_colour is not None:
+        colour_of(settings.pad_colour)
     placement = resolve(Placement(device=settings.device, dtype=settings.dtype, offload=settings.offload))
     encoding = encoding_of(settings, _file_of(settings), recipe and recipe.encoding)
     with explained(settings.output or OUTPUTS):
@@ -218,6 +222,22 @@ def _sources(settings: GenerateSettings, recipe: Recipe | None) -> tuple[Source,
     if recipe is None:
         raise UsageError("no image was given; expected an image, a folder of images, a pattern, or --recipe.")
     return (Source(recipe.image.name, None),)
+
+
+def _check_refit(settings: GenerateSettings, recipe: Recipe) -> None:
+    """Raise UsageError for a wish that the image as it was is needed for: a recipe holds it fitted already."""
+    is_other = settings.size not in (None, (recipe.frames.width, recipe.frames.height))
+    wishes = {name: getattr(settings, name) for name in ("focus", "background", "at")}
+    if not is_other:
+        wishes |= {"fit": settings.fit, "pad-colour": settings.pad_colour}
+    elif settings.private:
+        wishes["private"] = True
+    wished = [name for name, value in wishes.items() if value is not None]
+    if wished:
+        raise UsageError(
+            f"{' and '.join(wished)} {'is' if len(wished) == 1 else 'are'} set, and the recipe brings its image fitted "
+            "already; expected the image too (generate IMAGE --recipe, repeat --image)."
+        )
 
 
 def _model_of(recipe: Recipe | None) -> str:

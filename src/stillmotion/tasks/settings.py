@@ -47,7 +47,7 @@ def _kind(value: Any) -> Any:
 def _schedule(value: Any) -> Any:
     """A bare name, or a list of levels joined by commas."""
     if isinstance(value, str) and any(c.isdigit() for c in value):
-        return {"kind": "levels", "values": [part for part in value.split(",") if part.strip()]}
+        return {"kind": "levels", "values": value.split(",")}
     return _kind(value)
 
 

@@ -36,6 +36,15 @@ def file(tmp_path: Path, small: Components, small_preset: Preset) -> Path:
     return tmp_path / "small.safetensors"
 
 
+def test_the_embedded_model_is_what_its_preset_says(tmp_path: Path) -> None:
+    found = load("tiny", with_image_decoder=True)
+    assert found.preset == TINY
+    save(found.components, found.preset, tmp_path / "tiny.safetensors", "sgm")
+    again = load(tmp_path / "tiny.safetensors", config="tiny", with_image_decoder=True)
+    assert again.components.autoencoder.cfg == found.components.autoencoder.cfg
+    assert again.components.unet.cfg == found.components.unet.cfg
+
+
 def test_the_originals_file_survives_both_layouts_byte_for_byte(data: Path, tmp_path: Path) -> None:
     source = data / "golden" / "svd_small.safetensors"
     first = load(source, config=data / "golden" / "svd_small.json", with_image_decoder=True)

@@ -193,7 +193,7 @@ def test_a_zero_in_the_released_configuration_is_refused(tmp_path: Path, place: 
     network = section["network_config"] if place == "network_config" else None
     network = network or section["conditioner_config"]["params"]["emb_models"][4]
     network["params"][key] = 0
-    with pytest.raises(ConfigError, match=f"{key}: "):
+    with pytest.raises(ConfigError, match=f"{key} is 0; expected at least 1"):
         read_config(written(tmp_path, tree))
 
 
@@ -204,7 +204,11 @@ def test_the_settings_of_the_golden_model(data: Path, tmp_path: Path) -> None:
     assert found.unet.has_attention == (True, True, True, False)
     assert (found.unet.numbers, found.unet.number_width, found.unet.frames) == (3, 32, 5)
     assert (found.defaults.fps, found.defaults.guidance, found.defaults.steps) == (7.0, (1.0, 2.5), 5)
+    assert found.defaults.trained_sizes == ((128, 64),)
+    assert found.autoencoder.scaling_factor == 0.18215
     tree = json.loads(source.read_text())
+    (tmp_path / "scaled.json").write_text(json.dumps(tree | {"scale_factor": 0.3}))
+    assert read_config(tmp_path / "scaled.json").autoencoder.scaling_factor == 0.3
     tree["unet"]["surprise"] = 1
     (tmp_path / "x.json").write_text(json.dumps(tree))
     with pytest.raises(ConfigError, match="surprise"):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
 from stillmotion.errors import MediaError, StillmotionError, UsageError
 from stillmotion.media import download, images
@@ -422,3 +422,20 @@ def test_the_upright_size_comes_from_the_header(tmp_path, orientation, size):
     assert images.upright_size(tmp_path / "a.jpg") == size
     (tmp_path / "b.jpg").write_text("no image")
     assert images.upright_size(tmp_path / "b.jpg") is None
+
+
+XMP = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+)
+
+
+@pytest.mark.parametrize("exif", [False, True])
+def test_a_png_is_turned_by_its_exif_alone(tmp_path, exif):
+    own = Image.Exif()
+    own[0x0112] = 6
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt("XML:com.adobe.xmp", XMP.decode())
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.png", pnginfo=text, **({"exif": own} if exif else {}))
+    size = (20, 30) if exif else (30, 20)
+    assert images.upright_size(tmp_path / "a.png") == images.read_image(tmp_path / "a.png").size == size

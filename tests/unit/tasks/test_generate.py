@@ -13,7 +13,7 @@ from PIL import Image
 from stillmotion import recipe
 from stillmotion.checkpoints.load import load, save
 from stillmotion.cli import generate as cli_generate
-from stillmotion.errors import Cancelled, HubError, UsageError
+from stillmotion.errors import Cancelled, ConfigError, HubError, UsageError
 from stillmotion.events import Progress
 from stillmotion.media import images
 from stillmotion.media.still import read_picture
@@ -111,6 +111,37 @@ def test_a_still_video_is_tried_with_other_seeds(tmp_path: Path, monkeypatch: py
     made = next(generate(asked(tmp_path, avoid_still=5)))
     assert made.seed == 4 and made.recipe is not None and made.recipe.seed == 4
     assert len(made.notes) == 3 and "seed 0 gave a still video; trying 2." in made.notes
+
+
+def test_videos_that_are_all_still_are_called_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stillmotion.tasks.generate.is_frozen", lambda frames: True)
+    made = next(generate(asked(tmp_path, avoid_still=1)))
+    assert made.seed == 2
+    assert "seed 2 gave a still video, too; it is kept." in made.notes
+
+
+def test_a_single_frame_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stillmotion.tasks.generate.is_frozen", lambda frames: pytest.fail("one frame cannot move"))
+    made = next(generate(asked(tmp_path, avoid_still=3, frames=1)))
+    assert made.seed == 0 and any("single frame" in note for note in made.notes)
+
+
+def test_a_private_run_takes_no_video_that_holds_the_image(tmp_path: Path) -> None:
+    list(generate(asked(tmp_path)))
+    again = list(generate(asked(tmp_path, resume=True, private=True)))
+    assert not any(made.is_old for made in again)
+    assert all(made.recipe is not None and made.recipe.image.webp is None for made in again)
+    assert all(made.is_old for made in generate(asked(tmp_path, resume=True, private=True)))
+
+
+def test_a_plan_says_that_a_size_is_off_the_trainings(tmp_path: Path) -> None:
+    assert any("off the sizes" in note for note in plan(asked(tmp_path)).notes)
+
+
+def test_a_list_of_levels_decides_the_calls(tmp_path: Path) -> None:
+    assert plan(asked(tmp_path, sigmas="10,1,0", steps=5)).cost.model_calls == 2
+    with pytest.raises(ConfigError, match="sigmas"):
+        plan(asked(tmp_path, sigmas="10,,0"))
 
 
 def test_an_existing_file_is_replaced_only_by_force(tmp_path: Path) -> None:

@@ -142,6 +142,30 @@ def test_a_mosaic_puts_each_clip_where_its_labels_say() -> None:
     assert all(len(places[i]) == 80 for i in places)
 
 
+@pytest.mark.slow
+def test_decoders_are_compared_and_files_replaced_by_force(image: Path, tmp_path: Path) -> None:
+    given = {"image": str(image), "across": "decoder=temporal,image", "set": QUICK, "output": tmp_path / "grid.mkv"}
+    made = grid(GridSettings(**given))  # type: ignore[arg-type]
+    assert any("off the sizes" in note for note in made.notes)
+    document = read_document(made.path)
+    assert document is not None
+    recipe = parse_any_recipe(document)
+    assert isinstance(recipe, GridRecipe) and recipe.cells[0] != recipe.cells[1]
+    with pytest.raises(UsageError, match="--force"):
+        grid(GridSettings(**given))  # type: ignore[arg-type]
+    assert grid(GridSettings(**given, force=True)).path == made.path  # type: ignore[arg-type]
+
+
+def test_a_label_that_is_too_long_shows_its_value() -> None:
+    narrow = [np.zeros((1, 8, 64, 3), np.uint8)] * 2
+    pages = [
+        mosaic(narrow, across=[f"sampler {each}" for each in pair]) for pair in (("euler", "heun"), ("heun", "heun"))
+    ]
+    assert not np.array_equal(*pages)
+    values = mosaic(narrow, across=["noise_aug 0.02", "noise_aug 0.025"])[0, :12]
+    assert not np.array_equal(values[:, 4:68], values[:, 72:136])
+
+
 def test_a_mosaic_of_the_wrong_number_is_refused() -> None:
     clip = np.zeros((1, 8, 8, 3), np.uint8)
     for clips, across in (([], []), ([clip], ["a", "b"]), ([clip[:0]], ["a"])):

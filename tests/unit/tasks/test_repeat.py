@@ -82,6 +82,35 @@ def test_a_change_that_cannot_be_is_refused(change: str, video: Path, tmp_path: 
     assert not (tmp_path / "b.mp4").exists()
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ("focus=0,0",),
+        ("fit=pad",),
+        ("background=red",),
+        ("pad_colour=red",),
+        ("size=128x64", "private=true"),
+        ("size=128x64", "focus=0,0"),
+    ],
+)
+def test_a_fitted_picture_is_not_said_to_be_fitted_otherwise(
+    changes: tuple[str, ...], video: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="fitted already"):
+        repeat(RepeatSettings(file=video, output=tmp_path / "b.mp4", set=changes))
+    assert not list(tmp_path.iterdir())
+
+
+def test_with_the_image_it_is_fitted_anew(video: Path, tmp_path: Path) -> None:
+    image = str(video.parent / "photo.png")
+    corner = repeat(RepeatSettings(file=video, output=tmp_path / "b.mp4", image=image, set=("focus=0,0",)))
+    assert corner.made.recipe is not None and corner.made.recipe.fitting.focus == (0, 0)
+    assert corner.made.recipe.image.sha256 != corner.source.image.sha256
+    wide = repeat(RepeatSettings(file=video, output=tmp_path / "c.mp4", set=("size=128x64", "fit=pad")))
+    assert wide.made.recipe is not None and wide.made.recipe.fit == "pad"
+    assert repeat(RepeatSettings(file=tmp_path / "c.mp4", output=tmp_path / "d.mp4")).is_identical
+
+
 def test_a_private_recipe_asks_for_the_image(image: Path, tmp_path: Path) -> None:
     first = made(image, tmp_path / "a.mp4", private=True)
     with pytest.raises(UsageError, match="--private"):
