@@ -90,7 +90,12 @@ def _publish(temporary: Path, target: Path, overwrite: bool) -> None:
     if temporary.is_dir():
         if target.exists():
             raise UsageError(f"{target} already exists; expected a name that is free.")
-        os.rename(temporary, target)
+        try:
+            os.rename(temporary, target)
+        except OSError as error:  # another run was quicker
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            raise UsageError(f"{target} already exists; expected a name that is free.") from None
         return
     try:
         _take_name(temporary, target)

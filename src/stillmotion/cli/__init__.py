@@ -8,6 +8,7 @@ import io
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn, cast
 
@@ -57,6 +58,8 @@ class _Overview(typer.core.TyperGroup):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 failed, 2 a wrong request, 130 stopped."""
+    # What Pillow warns of damaged files, the error that follows says in a sentence; here the process is ours.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     overview = _Overview(name="stillmotion", help="A still image becomes a moving one.", rich_markup_mode=None)
     given = list(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):

@@ -10,6 +10,7 @@ from PIL import Image
 
 from ..checkpoints.load import shape_of
 from ..config import checked
+from ..diffusion.sigmas import Levels
 from ..errors import UsageError
 from ..files import check_writable, explained
 from ..media.fitting import Fit, fit, is_trained, nearest_trained_size
@@ -127,16 +128,19 @@ class Request:
         return image_record(source.name, picture.image, keep_pixels=not self.settings.private)
 
     def advice(self, picture: Picture) -> tuple[str, ...]:
-        """One line for an option that the fit makes no use of, and one where another size would suit better."""
+        """One line for an option that nothing makes use of, and one where another size would suit better."""
         return (*self._unused(), *self._about_size(picture))
 
     def _unused(self) -> tuple[str, ...]:
+        in_list = isinstance(self.video.sigmas, Levels) and self.settings.steps is not None
+        steps = ("--steps changes nothing with a list of --sigmas, which says them itself.",) if in_list else ()
         given_for = {"focus": (self.settings.focus, "crop"), "pad-colour": (self.settings.pad_colour, "pad")}
-        return tuple(
+        fitting = (
             f"--{name} changes nothing with --fit {self.fit}; it is for --fit {wanted}."
             for name, (value, wanted) in given_for.items()
             if value is not None and self.fit != wanted
         )
+        return (*steps, *fitting)
 
     def _about_size(self, picture: Picture) -> tuple[str, ...]:
         trained = self.preset.defaults.trained_sizes
