@@ -142,7 +142,7 @@ def _sentence(problem: ErrorDetails, known: Sequence[str]) -> str:
     name = printable(".".join(map(str, problem["loc"]))) or "the whole"
     kind, context = problem["type"], problem.get("ctx", {})
     if kind in ("missing", "missing_argument", "missing_keyword_only_argument"):
-        return f"{name} is missing"
+        return f"{name} is missing; expected a value"
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):
         near = difflib.get_close_matches(str(problem["loc"][-1]), known, 1)
         return f"{name} is not known" + (f" (did you mean {near[0]}?)" if near else "")

@@ -73,7 +73,7 @@ def stages_of(cfg: CurationConfig) -> tuple[Stage, ...]:
     weights = hashlib.sha256(SHOT_WEIGHTS.read_bytes()).hexdigest()[:12]
     local, networks = local_lookers(cfg.text), network_lookers(cfg.captions, cfg.similarity)
     return (
-        Stage(SCAN, f"1-{SAMPLES_VERSION}-{weights}", [watched, samples], (), functools.partial(_scan, cfg)),
+        Stage(SCAN, f"2-{SAMPLES_VERSION}-{weights}", [watched, samples], (), functools.partial(_scan, cfg)),
         Stage(SHOTS, "2", shots, (SCAN,), functools.partial(_shots, cfg)),
         Stage(CLIPS, "1", clips, (SCAN, SHOTS), functools.partial(_clips, cfg)),
         Stage(SAMPLES, SAMPLES_VERSION, None, (SCAN, CLIPS), _samples),

@@ -8,7 +8,7 @@ import os
 import struct
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -155,10 +155,10 @@ def colour_of(text: str) -> tuple[int, int, int]:
     return found
 
 
-def find_images(source: str | os.PathLike[str]) -> list[Path]:
+def find_images(source: str | os.PathLike[str], suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
     """The image files that `source` means: a file, the images directly in a folder, or those that a glob matches.
 
-    A file is taken whatever its suffix; in folders and globs only those in SUFFIXES count, in any case, and hidden
+    A file is taken whatever its suffix; in folders and globs only those in `suffixes` count, in any case, and hidden
     files do not. Sorted by name. Raises UsageError where nothing is found.
     """
     source = os.fspath(source)
@@ -166,9 +166,9 @@ def find_images(source: str | os.PathLike[str]) -> list[Path]:
         candidates, place = _candidates(source)
     except OSError as error:
         raise UsageError(f"{source} cannot be read: {error.strerror}; expected an image, a folder or a glob.") from None
-    found = [each for each in candidates if place is None or _looks_like_image(each)]
+    found = [each for each in candidates if place is None or _has_suffix(each, suffixes)]
     if not found:
-        raise UsageError(f"{place} holds no image; expected a file that ends with {', '.join(SUFFIXES)}.")
+        raise UsageError(f"{place} holds no image; expected a file that ends with {', '.join(suffixes)}.")
     return found
 
 
@@ -461,5 +461,5 @@ def _candidates(source: str) -> tuple[list[Path], str | None]:
     raise UsageError(f"{source or 'an empty path'} does not exist; expected an image, a folder or a glob.")
 
 
-def _looks_like_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and os.path.isfile(path)
+def _has_suffix(path: Path, suffixes: Sequence[str]) -> bool:
+    return path.suffix.lower() in suffixes and not path.name.startswith(".") and os.path.isfile(path)

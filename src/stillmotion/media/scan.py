@@ -22,6 +22,7 @@ from .video import CONTAINERS
 # The first component of these is 8-bit brightness (or grey), one byte a pixel.
 PLANAR = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "yuv440p", "yuv410p", "yuv411p")
 PLAIN = (*PLANAR, "nv12", "nv21", "gray")
+REGULAR_STEPS, ROUNDED_TICKS = 4, 2  # between packets before a gap means a loss, and of 90 kHz
 FALLBACK = "yuv420p"  # whatever else there is (more bits, RGB, palettes) is converted to it
 
 
@@ -100,9 +101,11 @@ def sights(path: Path) -> Iterator[Sight]:
 def _frames(container: InputContainer, stream: av.VideoStream) -> Iterator[tuple[av.VideoFrame, bool]]:
     """Every frame, and whether the decoder had to invent some of it."""
     damaged = -1  # the place of the latest packet that the decoder could not use, until a later picture is shown
+    clock = _Clock() if "mpegts" in container.format.name else None
     for place, packet in enumerate(packets_of(container, stream)):
         packet.opaque = place  # which the decoder hands on to the frame
-        damaged = place if packet.is_corrupt else damaged
+        is_late = clock is not None and packet.dts is not None and clock.is_late(packet.dts)
+        damaged = place if packet.is_corrupt or is_late else damaged
         try:
             decoded = packet.decode()
         except FFmpegError:
@@ -111,6 +114,25 @@ def _frames(container: InputContainer, stream: av.VideoStream) -> Iterator[tuple
         for frame in decoded:
             yield frame, damaged >= 0 or frame.is_corrupt
             damaged = -1 if _place(frame) >= damaged else damaged
+
+
+class _Clock:
+    """Tells from the times of packets that one is missing, which a transport stream does not always say.
+
+    Only where they came regularly before: at a variable rate a gap means nothing.
+    """
+
+    def __init__(self) -> None:
+        self._last: int | None = None
+        self._step = self._alike = 0
+
+    def is_late(self, dts: int) -> bool:
+        """Whether this packet comes later than the one before had let expect."""
+        step, self._last = dts - (dts if self._last is None else self._last), dts
+        is_late = self._alike >= REGULAR_STEPS and 2 * step > 3 * self._step
+        self._alike = self._alike + 1 if abs(step - self._step) <= ROUNDED_TICKS else 0
+        self._step = step
+        return is_late
 
 
 def sight_of(frame: av.VideoFrame, number: int = 0, time_s: float = 0.0, is_damaged: bool = False) -> Sight:

@@ -95,6 +95,8 @@ def repeat(settings: RepeatSettings, watch: Watch = unwatched) -> Repeated:
     machine lacks, or an image or model that the recipe does not bring with it.
     """
     settings = checked(settings)
+    if not os.path.exists(settings.file):
+        raise UsageError(f"{settings.file} does not exist; expected a video, a folder of frames, or a recipe as .json.")
     recipe = read_recipe(settings.file)
     wanted = _wanted(settings, recipe)
     if wanted.device == recipe.plan.device:

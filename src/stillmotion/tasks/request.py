@@ -15,7 +15,7 @@ from ..errors import UsageError
 from ..files import check_writable, explained
 from ..media.fitting import Fit, fit, is_trained, nearest_trained_size
 from ..media.formats import Encoding, check_encodable
-from ..media.images import colour_of, find_images, upright_size
+from ..media.images import SUFFIXES, colour_of, find_images, upright_size
 from ..media.still import read_picture
 from ..media.strip import check_strip
 from ..pipelines.image_to_video import VideoSettings, check_size
@@ -26,6 +26,8 @@ from ..recipe import FittingRecord, ImageRecord, Recipe, image_record, picture_o
 from .outputs import OUTPUTS, check_output, is_file_name
 from .settings import GenerateSettings, encoding_of, given, video_settings
 
+# Of videos in a folder, where a second of each is asked for.
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".ogv")
 FITTED = {"crop": "cropped", "pad": "padded", "stretch": "stretched"}
 
 
@@ -222,7 +224,8 @@ def make_request(settings: GenerateSettings, recipe: Recipe | None = None) -> Re
 
 def _sources(settings: GenerateSettings, recipe: Recipe | None) -> tuple[Source, ...]:
     if settings.image is not None:
-        return tuple(Source(path.name, path) for path in find_images(settings.image))
+        suffixes = SUFFIXES if settings.at is None else (*SUFFIXES, *VIDEO_SUFFIXES)
+        return tuple(Source(path.name, path) for path in find_images(settings.image, suffixes))
     if recipe is None:
         raise UsageError("no image was given; expected an image, a folder of images, a pattern, or --recipe.")
     return (Source(recipe.image.name, None),)

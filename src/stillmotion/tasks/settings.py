@@ -83,7 +83,7 @@ class GenerateSettings:
 
     image: Annotated[
         str | None,
-        Field(description="An image, a folder of images, a pattern such as 'photos/*.jpg', or with --at a video."),
+        Field(description="An image, a folder of images, a pattern such as 'photos/*.jpg', or with --at videos."),
     ] = None
     output: Annotated[Path | None, Field(description="The file to write, or a folder for several.")] = None
     recipe: Annotated[

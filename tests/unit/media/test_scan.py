@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from stillmotion.errors import MediaError
+from stillmotion.media import scan
 from stillmotion.media.scan import sights
 from stillmotion.media.writer import FrameWriter, StreamSettings
 
@@ -55,3 +56,18 @@ def test_what_is_no_video_is_refused(tmp_path: Path, name: str, content: bytes |
 def test_the_writer_gives_the_same_bytes(tmp_path: Path) -> None:
     times = [Fraction(k, 25) for k in range(6)]
     assert written(tmp_path / "a.mp4", times).read_bytes() == written(tmp_path / "b.mp4", times).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("times", "late"),
+    [
+        ([0, 3003, 6006, 9009, 12012, 15015, 18018], []),
+        ([0, 3753, 7507, 11261, 15015, 18768, 26276, 30030], [26276]),  # 23.976 a second, rounded
+        ([0, 3000, 6000, 9000, 15000, 18000], []),  # too early to know
+        ([0, 3000, 9000, 12000, 18000, 21000, 27000, 30000], []),  # a variable rate
+        ([0, 4500, 9000, 13500, 18000, 22500, 29250], []),  # fields that are shown again
+    ],
+)
+def test_a_clock_knows_a_gap_where_it_was_regular(times: list[int], late: list[int]) -> None:
+    clock = scan._Clock()
+    assert [time for time in times if clock.is_late(time)] == late

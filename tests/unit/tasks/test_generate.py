@@ -138,6 +138,14 @@ def test_a_plan_says_that_a_size_is_off_the_trainings(tmp_path: Path) -> None:
     assert any("off the sizes" in note for note in plan(asked(tmp_path)).notes)
 
 
+def test_with_a_second_a_folder_of_videos_is_one_of_pictures(tmp_path: Path) -> None:
+    assert all(made.path is not None for made in generate(asked(tmp_path, output=tmp_path / "films")))
+    folder = {"image": str(tmp_path / "films"), "output": tmp_path / "out"}
+    assert len(plan(dataclasses.replace(asked(tmp_path), at=0.1, **folder)).request.sources) == 2
+    with pytest.raises(UsageError, match="holds no image"):
+        plan(dataclasses.replace(asked(tmp_path), **folder))
+
+
 def test_a_list_of_levels_decides_the_calls(tmp_path: Path) -> None:
     planned = plan(asked(tmp_path, sigmas="10,1,0", steps=5))
     assert planned.cost.model_calls == 2 and any("--steps changes nothing" in note for note in planned.notes)
