@@ -38,6 +38,9 @@ DECODER_KERNELS = 24
 DENOISING: tuple[tuple[Branches, int | None], ...] = (("together", None), ("in-turn", None), ("in-turn", 16))
 # Rows of a frame that are decoded at once where whole frames are too large.
 ROWS = 64
+# Of the U-Net's weights, what one thread reads while pages are given back only every so often (`mapped.SWEEP_S`): 6.7 GB
+# a second, measured as the peak beyond the largest layers with one thread and with two.
+SWEPT_BYTES = 128 * 2**20
 OFFLOADS: tuple[Offload, ...] = ("none", "model", "sequential")
 GIGABYTE = 10**9
 
@@ -294,7 +297,10 @@ def _resident(load: Workload, placement: Placement, network: str) -> int:
         return sum(sizes.values())
     if placement.offload == "model" or (placement.device == "cpu" and not CAN_GIVE_BACK):
         return sizes[network]
-    return _largest_layers(preset, placement.dtype, network)
+    largest = _largest_layers(preset, placement.dtype, network)
+    if placement.device != "cpu" or network != "unet":
+        return largest
+    return min(sizes[network], largest + torch.get_num_threads() * SWEPT_BYTES)
 
 
 @functools.lru_cache(maxsize=2)
