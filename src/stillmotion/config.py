@@ -148,7 +148,7 @@ def _sentence(problem: ErrorDetails, known: Sequence[str]) -> str:
         return f"{name} is not known" + (f" (did you mean {near[0]}?)" if near else "")
     said = problem["msg"].removeprefix("Value error, ").rstrip(".")
     if kind == "value_error":
-        return f"{name}: {said}"
+        return f"{name}: {said}" if problem["loc"] else said
     given = context["tag"] if kind == "union_tag_invalid" else problem["input"]
     expected = _expected(kind, context) or said[:1].lower() + said[1:]
     return f"{name} is {_shown(given)}; expected {expected}"

@@ -119,9 +119,7 @@ class _Face(nn.Module):
         cls, pretrained_model_name_or_path: str | Path, *, subfolder: str | None = None, revision: str | None = None
     ) -> dict[str, Any]:
         """The configuration in a model's folder, for from_config. Raises CheckpointError or HubError."""
-        place = pretrained.part_folder(
-            pretrained_model_name_or_path, subfolder, ["config.json"], revision, Access(None, None, False, False)
-        )
+        place = pretrained.part_folder(pretrained_model_name_or_path, subfolder, ["config.json"], revision, Access())
         return pretrained.read_config(place, cls.__name__)
 
     def save_config(self, save_directory: str | Path, push_to_hub: bool = False) -> None:

@@ -122,8 +122,7 @@ class EulerDiscreteScheduler:
         cls, pretrained_model_name_or_path: str | Path, subfolder: str | None = None, *, revision: str | None = None
     ) -> dict[str, Any]:
         """The configuration in a model's folder (`subfolder="scheduler"`), for from_config."""
-        access = Access(None, None, False, False)
-        place = pretrained.part_folder(pretrained_model_name_or_path, subfolder, [FILE], revision, access)
+        place = pretrained.part_folder(pretrained_model_name_or_path, subfolder, [FILE], revision, Access())
         return read_json(place / FILE)
 
     def save_config(self, save_directory: str | Path, push_to_hub: bool = False) -> None:
