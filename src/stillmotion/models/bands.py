@@ -16,7 +16,7 @@ from .moments import Moments, activated, joined, moments_of, pooled
 
 Affine = tuple[Float[Tensor, "k c"], Float[Tensor, "k c"]]
 
-# Images with their margins, what is added to the result, and the place for it; the last two may be missing.
+# Images, what is added to the result, and the place for it; the last two may be missing, or be the same.
 _Run = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
 
 # Below either, Winograd's sums cost more than the products that they save: measured on a processor with AVX-512.
@@ -35,25 +35,56 @@ class Kernel:
         self, weight: Float[Tensor, "o i kh kw"], bias: Float[Tensor, " o"], device: torch.device, doubles: bool = False
     ) -> None:
         self._weight, self._bias = weight.detach().to(device), bias.detach().to(device)
-        self._runs: dict[bool, _Run] = {}
+        self._runs: dict[tuple[bool, bool], _Run] = {}
         self.device, self.doubles, self.outputs = device, doubles, len(bias)
         # Rows above and below an image, and columns beside it, that its convolution sees.
         self.margins = weight.shape[2] // 2, weight.shape[3] // 2
 
     def __call__(
         self,
-        padded: Float[Tensor, "n h w c"],
+        images: Float[Tensor, "n h w c"],
         residual: Float[Tensor, "n h2 w2 o"] | None = None,
         target: Float[Tensor, "n h2 w2 o"] | None = None,
+        is_whole: bool = False,
     ) -> Float[Tensor, "n h2 w2 o"]:
-        """Convolve images that come with their margins, plus `residual`, which `target` may be."""
-        rows, columns = self.margins
-        height, width = padded.shape[1] - 2 * rows, padded.shape[2] - 2 * columns
-        is_even = height % 2 == 0 and (columns == 0 or width % 2 == 0)
-        if is_even not in self._runs:
-            like = padded[:, rows : rows + height, columns : columns + width]
-            self._runs[is_even] = _laid_out(self._weight, self._bias, like, self.doubles, is_even)
-        return self._runs[is_even](padded, residual, target)
+        """Convolve images that come with their margins, plus `residual`, which `target` may be.
+
+        is_whole: they come without, and zeros are beyond their borders; only where `takes_whole` says so.
+        """
+        rows, columns = (0, 0) if is_whole else self.margins
+        like = images[:, rows : images.shape[1] - rows, columns : images.shape[2] - columns]
+        key = (self._is_even(like), is_whole)
+        if key not in self._runs:
+            self._runs[key] = self._laid_out(like, *key)
+        return self._runs[key](images, residual, target)
+
+    def takes_whole(self, images: Float[Tensor, "n h w c"]) -> bool:
+        """Whether whole images need no margins: what convolves them makes its own."""
+        return not self.doubles and not (self._is_even(images) and _saves(self._weight, images))
+
+    def _is_even(self, images: Float[Tensor, "n h w c"]) -> bool:
+        return images.shape[1] % 2 == 0 and (self.margins[1] == 0 or images.shape[2] % 2 == 0)
+
+    def _laid_out(self, like: Float[Tensor, "n h w c"], is_even: bool, is_whole: bool) -> _Run:
+        """The way of convolving that is the fastest for such images."""
+        if not is_fused(like):
+            return _plain(self._weight, self._bias, self.doubles, self.margins if is_whole else (0, 0))
+        if self.doubles:
+            doubling = DoublingConvolution(self._weight, self._bias, like)
+            return lambda padded, residual, target: doubling.of_padded(padded, target)
+        if is_even and _saves(self._weight, like):
+            # In bfloat16 along one axis alone: it rounds its sums, and along both that would be seen in the frames.
+            only_rows = like.dtype != torch.float32
+            winograd = WinogradConvolution(self._weight, self._bias, like, along_rows_only=only_rows)
+            return lambda padded, residual, target: winograd.of_padded(padded, residual, None, target)
+        convolution = Convolution(self._weight, self._bias, like, is_padded=not is_whole)
+
+        def run(images: Tensor, residual: Tensor | None, target: Tensor | None) -> Tensor:
+            if residual is not None and residual is target:
+                return convolution(images, residual, in_place=True)
+            return _kept(convolution(images, residual), target)
+
+        return run
 
 
 def kernel_of(conv: nn.Conv2d, device: torch.device, doubles: bool = False) -> Kernel:
@@ -70,36 +101,46 @@ def within_frames(
     source: Float[Tensor, "n h w c"],
     norm: Affine | None,
     kernel: Kernel,
-    target: Float[Tensor, "n h2 w2 c2"],
+    target: Float[Tensor, "n h2 w2 c2"] | None,
     rows: int,
     shortcut: tuple[Float[Tensor, "n h w c3"], Kernel | None] | None = None,
-) -> Moments:
+) -> tuple[Float[Tensor, "n h2 w2 c2"], Moments]:
     """Convolve frames, normalised and activated where a norm is given, into `target`; a row of statistics a frame.
 
+    target: None where one band is a whole frame, whose result is then returned as it is made.
     rows: of a band. shortcut: what is added to the result, through a 1x1 convolution where one is given; it may be
     `target` itself.
     """
-    found, heights = [], []
-    for top, bottom in _bands(source.shape[1], rows):
-        padded = _framed(source, top, bottom, norm, kernel.device)
-        scale = 1 + kernel.doubles
-        written = target[:, scale * top : scale * bottom]
+    found, heights, height = [], [], source.shape[1]
+    for top, bottom in _bands(height, rows):
+        is_whole = bottom - top == height and kernel.takes_whole(source)
+        images = _activated(source.to(kernel.device), norm) if is_whole else _framed(source, top, bottom, norm, kernel)
+        written = None
+        if target is not None:
+            written = target[:, (1 + kernel.doubles) * top : (1 + kernel.doubles) * bottom]
+        there = written if written is None or written.device == kernel.device else None
         residual = None
         if shortcut is not None:
-            residual = _shortened(shortcut[0][:, top:bottom].to(kernel.device), shortcut[1])
-        band = kernel(padded, residual, written if written.device == kernel.device else None)
-        if band is not written:
+            other, its_kernel = shortcut
+            is_there = there is not None and other is target and its_kernel is None
+            residual = there if is_there else _shortened(other[:, top:bottom].to(kernel.device), its_kernel)
+        band = kernel(images, residual, there, is_whole)
+        if written is not None and there is None:
             written.copy_(band)
         heights.append(bottom - top)
         found.append(joined([moments_of(frame.flatten(0, 1)) for frame in band]))
-    return pooled(found, heights)
+    assert target is not None or len(found) == 1
+    return band if target is None else target, pooled(found, heights)
 
 
 def across_frames(x: Float[Tensor, "t p c"], norm: Affine | None, kernel: Kernel) -> Float[Tensor, "t p c2"]:
     """Convolve every pixel over its three neighbours in time, normalised and activated where a norm is given."""
+    image = x[None]
+    if kernel.takes_whole(image):
+        return kernel(_activated(image, norm), is_whole=True)[0]
     padded = x.new_empty(len(x) + 2, *x.shape[1:])
     padded[0], padded[-1] = 0, 0
-    _fill(padded[None, 1:-1], x[None], norm)
+    _fill(padded[None, 1:-1], image, norm)
     return kernel(padded[None])[0]
 
 
@@ -124,12 +165,12 @@ def _bands(height: int, rows: int) -> Iterator[tuple[int, int]]:
 
 
 def _framed(
-    source: Float[Tensor, "n h w c"], top: int, bottom: int, norm: Affine | None, device: torch.device
+    source: Float[Tensor, "n h w c"], top: int, bottom: int, norm: Affine | None, kernel: Kernel
 ) -> Float[Tensor, "n h2 w2 c"]:
     """Rows of the frames with a margin of one pixel: their neighbours, or zeros beyond the border."""
     frames, height, width, channels = source.shape
     above, below = int(top == 0), int(bottom == height)
-    window = source[:, top - 1 + above : bottom + 1 - below].to(device)
+    window = source[:, top - 1 + above : bottom + 1 - below].to(kernel.device)
     padded = window.new_empty(frames, bottom - top + 2, width + 2, channels)
     padded[:, :, 0], padded[:, :, -1] = 0, 0
     if above:
@@ -138,6 +179,14 @@ def _framed(
         padded[:, -1] = 0
     _fill(padded[:, above : padded.shape[1] - below, 1:-1], window, norm)
     return padded
+
+
+def _activated(x: Float[Tensor, "n h w c"], norm: Affine | None) -> Float[Tensor, "n h w c"]:
+    if norm is None:
+        return x.contiguous()
+    target = torch.empty_like(x, memory_format=torch.contiguous_format)
+    activated(x, *norm, target)
+    return target
 
 
 def _fill(target: Float[Tensor, "n h w c"], x: Float[Tensor, "n h w c"], norm: Affine | None) -> None:
@@ -152,21 +201,6 @@ def _bias(conv: nn.Conv2d | nn.Conv3d) -> Float[Tensor, " o"]:
     return conv.bias
 
 
-def _laid_out(weight: Tensor, bias: Tensor, like: Float[Tensor, "n h w c"], doubles: bool, is_even: bool) -> _Run:
-    """The way of convolving that is the fastest for such images."""
-    if not is_fused(like):
-        return _plain(weight, bias, doubles)
-    if doubles:
-        doubling = DoublingConvolution(weight, bias, like)
-        return lambda padded, residual, target: doubling.of_padded(padded, target)
-    if is_even and _saves(weight, like):
-        # In bfloat16 along one axis alone: it rounds its sums, and along both that would be seen in the frames.
-        winograd = WinogradConvolution(weight, bias, like, along_rows_only=like.dtype != torch.float32)
-        return lambda padded, residual, target: winograd.of_padded(padded, residual, None, target)
-    convolution = Convolution(weight, bias, like, is_padded=True)
-    return lambda padded, residual, target: _kept(convolution(padded, residual), target)
-
-
 def _saves(weight: Float[Tensor, "o i kh kw"], like: Float[Tensor, "n h w c"]) -> bool:
     """Whether Winograd's form takes less time. Over frames, with fewer taps, it takes more channels."""
     over_time = weight.shape[3] == 1
@@ -175,8 +209,8 @@ def _saves(weight: Float[Tensor, "o i kh kw"], like: Float[Tensor, "n h w c"]) -
     return is_large and weight.shape[2] == 3 and not (over_time and like.dtype != torch.float32)
 
 
-def _plain(weight: Tensor, bias: Tensor, doubles: bool) -> _Run:
-    """The functions of torch. A doubling is four 2x2 convolutions on the small image.
+def _plain(weight: Tensor, bias: Tensor, doubles: bool, padding: tuple[int, int]) -> _Run:
+    """The functions of torch. A doubling is four 2x2 convolutions on the small image, which has its margins.
 
     Taps that read the same small pixel are summed, in at least float32. The four interleave as the transposed
     convolution of stride 2 whose taps are the 3x3 ones blurred by a 2x2 box. Zeros beyond the border stay zeros.
@@ -189,9 +223,9 @@ def _plain(weight: Tensor, bias: Tensor, doubles: bool) -> _Run:
         weight = blurred.to(weight.dtype).transpose(0, 1)
     taps = weight.contiguous(memory_format=torch.channels_last)
 
-    def run(padded: Tensor, residual: Tensor | None, target: Tensor | None) -> Tensor:
-        images = padded.permute(0, 3, 1, 2)
-        made = F.conv_transpose2d(images, taps, bias, 2, 3) if doubles else F.conv2d(images, taps, bias)
+    def run(images: Tensor, residual: Tensor | None, target: Tensor | None) -> Tensor:
+        images = images.permute(0, 3, 1, 2)
+        made = F.conv_transpose2d(images, taps, bias, 2, 3) if doubles else F.conv2d(images, taps, bias, 1, padding)
         made = made.permute(0, 2, 3, 1)
         return _kept(made, target) if residual is None else torch.add(residual, made, out=target)
 

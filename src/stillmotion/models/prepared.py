@@ -38,8 +38,8 @@ from ..nn.winograd import DoublingConvolution, WinogradConvolution, suits
 from .unet import DownLevel, UNet, UpLevel
 
 # Pixels, counted over frames and videos, that a block holds at once on the CPU: 2,048 of 320 channels are 2.6 MB in
-# float32, beside a hidden tensor of 10 MB.
-PIXELS_AT_ONCE = 2048
+# float32, beside a hidden tensor of 10 MB. Those of fewer bytes than WIDE_BYTES are as many more.
+PIXELS_AT_ONCE, WIDE_BYTES = 2048, 640
 
 # A network up to this size keeps its weights as the library orders them; a larger one orders them anew in every step.
 KEPT_BYTES = 256 * 2**20
@@ -387,7 +387,9 @@ def _rows_at_once(x: Float[Tensor, "b t h w c"]) -> int:
 
 def _pixels_at_once(x: Tensor) -> int:
     """On other devices than the CPU, and in compiled code, one call takes all."""
-    return PIXELS_AT_ONCE if x.device.type == "cpu" and not are_in_force() else x.numel() // x.shape[-1]
+    if x.device.type != "cpu" or are_in_force():
+        return x.numel() // x.shape[-1]
+    return PIXELS_AT_ONCE * max(1, WIDE_BYTES // (x.shape[-1] * x.itemsize))
 
 
 def _convolution(layer: nn.Conv2d | nn.Conv3d, like: Float[Tensor, "r h w c"], pixels: int = 0) -> AnyConvolution:

@@ -91,19 +91,25 @@ class Convolution:
         x: Float[Tensor, "r h w c"],
         residual: Float[Tensor, "r h w d"] | None = None,
         shift: Float[Tensor, " d"] | None = None,
+        in_place: bool = False,
     ) -> Float[Tensor, "r h w d"]:
-        """The convolution, plus `residual`. `shift` is added to the bias."""
+        """The convolution, plus `residual`. `shift` is added to the bias. in_place: `residual` becomes the result."""
         image, bias = x.permute(0, 3, 1, 2), self._bias if shift is None or self._bias is None else self._bias + shift
         if self._is_fused:
-            return self._fused(image, bias, residual).permute(0, 2, 3, 1)
+            return self._fused(image, bias, residual, in_place).permute(0, 2, 3, 1)
         if x.device.type == "cpu":
             image = image.contiguous()
         made = F.conv2d(image, self._weight, bias, padding=self._padding).permute(0, 2, 3, 1).contiguous()
-        return made if residual is None else made.add_(residual)
+        if residual is None:
+            return made
+        return residual.add_(made) if in_place else made.add_(residual)
 
-    def _fused(self, image: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+    def _fused(self, image: Tensor, bias: Tensor | None, residual: Tensor | None, in_place: bool) -> Tensor:
         fixed = (self._weight, bias, self._padding, _ONCE, _ONCE, 1)
         if residual is None:
             return torch.ops.mkldnn._convolution_pointwise(image, *fixed, "none", [], "")
-        other = residual.permute(0, 3, 1, 2)
-        return torch.ops.mkldnn._convolution_pointwise.binary(image, other, *fixed, "add", 1.0, None, [], None)
+        other, sum_up = residual.permute(0, 3, 1, 2), ("add", 1.0, None, [], None)
+        if in_place and residual.is_contiguous():
+            return torch.ops.mkldnn._convolution_pointwise_.binary(other, image, *fixed, *sum_up)
+        made = torch.ops.mkldnn._convolution_pointwise.binary(image, other, *fixed, *sum_up)
+        return other.copy_(made) if in_place else made
