@@ -111,7 +111,7 @@ def within_frames(
     rows: of a band. shortcut: what is added to the result, through a 1x1 convolution where one is given; it may be
     `target` itself.
     """
-    found, heights, height = [], [], source.shape[1]
+    found, heights, height, band = [], [], source.shape[1], source
     for top, bottom in _bands(height, rows):
         is_whole = bottom - top == height and kernel.takes_whole(source)
         images = _activated(source.to(kernel.device), norm) if is_whole else _framed(source, top, bottom, norm, kernel)
