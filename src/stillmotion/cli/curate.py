@@ -139,7 +139,7 @@ def filtered(settings: FilterSettings) -> int:
         print_json(found.tree())
         return 0
     for cut in found.view.cuts:
-        border = "" if cut.border is None else f", border {cut.border:.4g}"
+        border = f", border {cut.told()}" if cut.borders else ""
         without = f", {cut.missing:,} without a value" if cut.missing else ""
         print(f"  {cut.rule.name}: drops {cut.dropped:,} of {cut.having:,}{border}{without}")
     print(f"{len(found.view.kept):,} of {found.total:,} clips kept ({len(found.view.kept) / found.total:.1%})")

@@ -13,7 +13,7 @@ from ..files import atomic_path
 from .charts import histogram, matrix, rank_correlation
 from .manifest import Manifest, Row, is_number
 from .records import REASONS, Failure, Video
-from .thresholds import AXES, DUPLICATE, Cut, View, column_of, retention
+from .thresholds import AXES, DUPLICATE, Cut, View, column_of, retention, tier_of
 
 AROUND = 4  # clips on each side of a threshold
 EXAMPLES = 6  # clips for each reason
@@ -127,10 +127,9 @@ def _retention(reported: Reported) -> str:
 
 
 def _retention_row(cut: Cut, share: float) -> str:
-    border = "" if cut.border is None else f"{cut.border:.4g}"
     return (
         f'<tr><td>{html.escape(cut.rule.name)}</td><td>{_bar(share)}</td><td class="n">{share:.1%}</td>'
-        f'<td class="n">{cut.dropped:,}</td><td class="n">{border}</td><td class="n">{cut.missing:,}</td></tr>'
+        f'<td class="n">{cut.dropped:,}</td><td class="n">{cut.told()}</td><td class="n">{cut.missing:,}</td></tr>'
     )
 
 
@@ -147,7 +146,7 @@ def _histograms(reported: Reported) -> str:
         having = [row for row in manifest.rows if is_number(row.get(axis))]
         inside = [row[axis] for row in having if row["id"] in kept]
         outside = [row[axis] for row in having if row["id"] not in kept]
-        borders = [cut.border for cut in _cuts_of(axis, reported) if cut.border is not None]
+        borders = [border for cut in _cuts_of(axis, reported) for border in cut.borders.values()]
         values = sorted([*inside, *outside])
         note = f"{len(having):,} values, median {values[len(values) // 2]:.4g}"
         drawn = histogram(inside, outside, borders)
@@ -192,15 +191,15 @@ def _borders(reported: Reported) -> str:
     found = []
     for cut in reported.view.cuts:
         column = column_of(cut.rule.column, reported.manifest.measures)
-        if cut.border is None or not cut.having:
-            continue
         rows = [row for row in reported.manifest.rows if is_number(row.get(column))]
         rows.sort(key=lambda row, column=column: (row[column], row["id"]))
-        below = [row for row in rows if row[column] < cut.border][-AROUND:]
-        above = [row for row in rows if row[column] >= cut.border][:AROUND]
-        strips = _strips([*below, *above], reported, (column,))
-        name = html.escape(cut.rule.name)
-        found.append(f"<h3>{name}, border {cut.border:.4g}</h3>{strips}")
+        for tier, border in sorted(cut.borders.items()):
+            inside = [row for row in rows if not tier or tier_of(row["height"]) == tier]
+            below = [row for row in inside if row[column] < border][-AROUND:]
+            above = [row for row in inside if row[column] >= border][:AROUND]
+            where = f"{html.escape(cut.rule.name)}, border {border:.4g}" + (f" at {tier}p" if tier else "")
+            if inside:
+                found.append(f"<h3>{where}</h3>{_strips([*below, *above], reported, (column,))}")
     if not found:
         return ""
     intro = "<p>The clips nearest to each border, from low to high. If they look alike, the border could move.</p>"

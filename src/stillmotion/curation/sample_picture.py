@@ -70,7 +70,9 @@ def _is_dark(line: UInt8[np.ndarray, " n"], limit: int) -> bool:
 
 
 def _dark_lines(luma: Plane, limit: int, axis: int) -> np.ndarray:
-    return np.count_nonzero(luma > limit, axis=axis) <= BRIGHT_SHARE * luma.shape[axis]
+    # numpy counts along an axis two to four times as slowly.
+    bright = cv2.reduce((luma > limit).view(np.uint8), axis, cv2.REDUCE_SUM, dtype=cv2.CV_32S)
+    return bright.ravel() <= BRIGHT_SHARE * luma.shape[axis]
 
 
 def _ends(dark: np.ndarray) -> tuple[int, int]:

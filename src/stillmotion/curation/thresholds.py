@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -69,16 +69,22 @@ class ViewConfig:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Cut:
-    """What one rule did: how many had a value, how many it dropped, and the value at the border where it took a share.
+    """What one rule did: how many had a value, how many it dropped, and the values at its borders.
 
-    `border` is the first value that stays; `missing` counts clips without a value.
+    A border is the first value that stays, or a rule's limit; `borders` has one for each tier of heights, under 0
+    where all clips are together. `missing` counts clips without a value.
     """
 
     rule: Rule
     having: int
     missing: int
     dropped: int
-    border: float | None
+    borders: Mapping[int, float]
+
+    def told(self) -> str:
+        """The borders in a few words, the tiers' from low to high; empty where there is none."""
+        each = sorted(self.borders.items())
+        return ", ".join(f"{border:.4g}" + (f" at {tier}p" if tier else "") for tier, border in each)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -180,25 +186,25 @@ def _apply(rule: Rule, column: str, rows: Sequence[Row], cfg: ViewConfig) -> tup
         beyond: Callable[[Row], bool] = (
             (lambda row: row[column] < limit) if rule.drops == "low" else (lambda row: row[column] > limit)
         )
-        dropped, border = [row["id"] for row in having if beyond(row)], limit
+        dropped, borders = [row["id"] for row in having if beyond(row)], {0: limit}
     else:
-        dropped, border = _shares(having, column, rule, cfg.tiers)
-    cut = Cut(rule, len(having), len(lacking), len(dropped), border)
+        dropped, borders = _shares(having, column, rule, cfg.tiers)
+    cut = Cut(rule, len(having), len(lacking), len(dropped), borders)
     return cut, dropped + (lacking if cfg.missing == "drop" else [])
 
 
-def _shares(having: Sequence[Row], column: str, rule: Rule, tiers: bool) -> tuple[list[str], float | None]:
+def _shares(having: Sequence[Row], column: str, rule: Rule, tiers: bool) -> tuple[list[str], dict[int, float]]:
     groups: dict[int, list[Row]] = {}
     for row in having:
         groups.setdefault(tier_of(row["height"]) if tiers else 0, []).append(row)
-    dropped, borders = [], []
+    dropped, borders = [], {}
     sign = 1 if rule.drops == "low" else -1
-    for group in groups.values():
+    for tier, group in groups.items():
         ordered = sorted(group, key=lambda row: (sign * row[column], row["id"]))
         count = math.floor((rule.share or 0) * len(ordered) + 0.5)
         dropped += [row["id"] for row in ordered[:count]]
-        borders += [row[column] for row in ordered[count : count + 1]]
-    return dropped, (float(borders[0]) if len(borders) == 1 else None)
+        borders |= {tier: float(row[column]) for row in ordered[count : count + 1]}
+    return dropped, borders
 
 
 def tier_of(height: int) -> int:

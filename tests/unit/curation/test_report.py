@@ -38,14 +38,15 @@ class Reader(html.parser.HTMLParser):
             assert self.open.pop() == tag
 
 
-def page_of(tmp_path: Path, clips: int = 40, failures: int = 30) -> str:
+def page_of(tmp_path: Path, clips: int = 40, failures: int = 30, tiers: bool = False) -> str:
     rows = tuple(
-        row_of(n, motion=n / 10, sharpness=float(n % 7), said=EVIL) | {"source": EVIL, "id": f"{n:04d}"}
+        row_of(n, motion=n / 10, sharpness=float(n % 7), said=EVIL)
+        | {"source": EVIL, "id": f"{n:04d}", "height": 360 if n % 2 else 1080}
         for n in range(clips)
     )
     manifest = Manifest(rows, {"scan": "1"})
     rules = tuple(map(parse_rule, ("motion=0.25", "sharpness>5"))) if clips else ()
-    view = take_view(rows, manifest.measures, ViewConfig(rules=rules))
+    view = take_view(rows, manifest.measures, ViewConfig(rules=rules, tiers=tiers))
     (tmp_path / "0011.jpg").write_bytes(b"picture")
     video = Video(EVIL, "f" * 64, 9, "mp4", "h264", "yuv420p", 640, 360, 0, 25.0, 50, 7300.0)
     wrong = [Failure(f"{n}{EVIL}", "scan", "corrupt", EVIL) for n in range(failures)]
@@ -72,6 +73,16 @@ def test_the_page_says_what_stays(tmp_path: Path) -> None:
     assert page.count("<svg") == 2 and "Around each threshold" in page and "Dropped, by reason" in page
     assert "and 18 more" in page and "the video is damaged" in page
     assert "2.0 h" in page
+
+
+def test_each_tier_shows_its_own_border(tmp_path: Path) -> None:
+    page = page_of(tmp_path, tiers=True)
+    parts = {part.partition("</h3>")[0]: part for part in page.split("<h3>motion=low:0.25, border ")[1:]}
+    assert set(parts) == {"1.1 at 360p", "1 at 1080p"}
+    # Eight clips around each, of its own heights alone: motion 0.1, 0.3, ... and 0, 0.2, ...
+    shown = {name: re.findall(r"<b>motion ([\d.]+)", part) for name, part in parts.items()}
+    assert shown["1.1 at 360p"] == ["0.3", "0.5", "0.7", "0.9", "1.1", "1.3", "1.5", "1.7"]
+    assert shown["1 at 1080p"][:8] == ["0.2", "0.4", "0.6", "0.8", "1", "1.2", "1.4", "1.6"]
 
 
 def test_a_report_of_nothing_is_a_page_too(tmp_path: Path) -> None:

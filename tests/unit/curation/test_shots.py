@@ -15,7 +15,7 @@ from stillmotion.curation.observe import Observed, observe
 from stillmotion.curation.records import Span, Transition
 from stillmotion.curation.shot_features import HALO, features
 from stillmotion.curation.shots import KINDS, OnePass, ShotConfig, ShotObserver, find_transitions, shots_between
-from stillmotion.curation.thumbnails import CHROMA_PX, LUMA_BYTES, LUMA_PX, shrink, thumbnail
+from stillmotion.curation.thumbnails import CHROMA_PX, LUMA_BYTES, LUMA_PX, shrink, shrink_pair, thumbnail
 from stillmotion.training.edits import EditConfig, draw_edit, write_edit
 
 
@@ -117,6 +117,13 @@ def test_shrinking_keeps_the_mean() -> None:
     small = shrink(ramp, LUMA_PX)
     assert small.shape == (27, 48)
     assert np.abs(small.mean(0) - np.linspace(2.7, 252.3, 48)).max() < 3
+
+
+@pytest.mark.parametrize("size", [(180, 320), (540, 960), (135, 240), (240, 427), (14, 24), (9, 11), (1080, 1920)])
+def test_two_planes_shrink_together_as_they_do_alone(size: tuple[int, int]) -> None:
+    one, other = np.random.default_rng(0).integers(0, 256, (2, *size), np.uint8)
+    apart = np.concatenate([shrink(one, CHROMA_PX), shrink(other, CHROMA_PX)])
+    assert np.array_equal(shrink_pair(one, other, CHROMA_PX), apart)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 500), (500, 3), (49, 27), (1919, 1081)])

@@ -47,7 +47,7 @@ def test_equal_values_are_told_apart_by_id_whatever_the_order() -> None:
 
 def test_the_high_end_is_dropped_where_it_is_asked_for() -> None:
     view = view_of(rows_of([1.0, 2.0, 3.0, 4.0]), "score=high:0.25")
-    assert set(view.dropped) == {"0003"} and view.cuts[0].border == 3.0
+    assert set(view.dropped) == {"0003"} and view.cuts[0].borders == {0: 3.0}
 
 
 def test_limits_keep_what_lies_on_them() -> None:
@@ -67,7 +67,9 @@ def test_what_has_no_value_is_counted_and_kept_unless_asked(nothing: Any) -> Non
 def test_tiers_have_shares_of_their_own() -> None:
     rows = rows_of([1.0, 2.0, 3.0, 4.0, 10.0, 20.0, 30.0, 40.0], heights=[360] * 4 + [1080] * 4)
     assert set(view_of(rows, "score=low:0.25").dropped) == {"0000", "0001"}
-    assert set(view_of(rows, "score=low:0.25", tiers=True).dropped) == {"0000", "0004"}
+    tiered = view_of(rows, "score=low:0.25", tiers=True)
+    assert set(tiered.dropped) == {"0000", "0004"}
+    assert tiered.cuts[0].borders == {360: 2.0, 1080: 20.0} and tiered.cuts[0].told() == "2 at 360p, 20 at 1080p"
 
 
 def test_heights_fall_into_tiers() -> None:
