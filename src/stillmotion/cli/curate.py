@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from ..errors import printable
 from ..tasks.curate import CurationSummary, RunSettings, Tally, planned, run_curation
 from ..tasks.curated import (
     BucketSettings,
@@ -26,16 +27,16 @@ from ..tasks.curated import (
 from .options import app_of
 from .printing import print_json
 
-REDRAW_S = 0.25
+REDRAW_S, LINE_S = 0.25, 60.0
 
 
 class Board:
-    """A TallyWatch that draws on standard error, and stays silent where that is no terminal."""
+    """A TallyWatch that draws on standard error, or writes a line a minute where that is no terminal."""
 
     def __init__(self) -> None:
         console = Console(file=sys.stderr)
         self._live = Live(console=console, transient=True, auto_refresh=False) if console.is_terminal else None
-        self._drawn = 0.0
+        self._drawn = time.monotonic() if self._live is None else 0.0
 
     def __enter__(self) -> Board:
         if self._live is not None:
@@ -48,7 +49,11 @@ class Board:
 
     def __call__(self, tally: Tally) -> None:
         now = time.monotonic()
-        if self._live is not None and (now - self._drawn > REDRAW_S or tally.videos == tally.total):
+        if self._live is None:
+            if now - self._drawn > LINE_S:
+                print(line(tally), file=sys.stderr, flush=True)
+                self._drawn = now
+        elif now - self._drawn > REDRAW_S or tally.videos == tally.total:
             self._live.update(board(tally), refresh=True)
             self._drawn = now
 
@@ -67,6 +72,16 @@ def board(tally: Tally) -> Table:
     return table
 
 
+def line(tally: Tally) -> str:
+    """The same in one line."""
+    left = "unknown" if tally.left_s is None else clock(tally.left_s)
+    failed = f", {len(tally.failed):,} failed" if tally.failed else ""
+    return (
+        f"{tally.phase}: {tally.videos:,} of {tally.total:,} videos, {tally.clips:,} clips, "
+        f"{tally.speed:.1f} seconds of video a second{failed}, time left {left}"
+    )
+
+
 def clock(seconds: float) -> str:
     """A duration as h:mm:ss."""
     whole = round(seconds)
@@ -83,16 +98,19 @@ def run(settings: RunSettings) -> int:
         print_json(summary.tree())
     else:
         _print_summary(summary)
-    lacking = summary.failures.get("unknown_codec", 0)
-    if lacking:
-        print(f"Error: {lacking} videos need a codec that is not here; failures.parquet names them.", file=sys.stderr)
-    return 1 if lacking else 0
+    lacking = {"unknown_codec": "need a codec that is not here", "no_scorer": "met a network that cannot be used"}
+    missed = {reason: summary.failures[reason] for reason in lacking if reason in summary.failures}
+    for reason, count in missed.items():
+        print(f"Error: {count} videos {lacking[reason]}; failures.parquet names them.", file=sys.stderr)
+    return 1 if missed else 0
 
 
 def _print_summary(summary: CurationSummary) -> None:
     share = summary.kept / summary.clips
     print(f"{summary.kept:,} of {summary.clips:,} clips kept ({share:.0%}), from {summary.videos:,} videos")
     _print_counts(summary.failures)
+    if summary.beside:
+        print(f"  {summary.beside:,} files beside them are no videos by their names")
     for path in (*summary.shards[:3], *summary.shards[3:][-1:]):
         print(path)
     print(summary.report)
@@ -107,8 +125,11 @@ def _plan(settings: RunSettings) -> int:
     found = planned(settings)
     size = sum(source.bytes or 0 for source in found.sources)
     if settings.json:
-        print_json({"files": len(found.sources), "bytes": size, "beside": found.beside})
+        names = [source.name for source in found.sources]
+        print_json({"files": len(names), "bytes": size, "beside": found.beside, "names": names})
     else:
+        for source in found.sources:
+            print(printable(source.name))
         print(f"{len(found.sources):,} files of {size / 1e6:,.1f} MB to look at; {found.beside:,} beside them")
         _print_counts({"unreadable folders": len(found.failures)} if found.failures else {})
     return 0

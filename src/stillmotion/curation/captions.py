@@ -80,6 +80,12 @@ class SummaryCaption:
 CaptionConfig = Annotated[ImageCaption | CocaCaption | VideoCaption | SummaryCaption, CHOICE]
 
 
+def coca_mark(cfg: CocaCaption) -> list[str]:
+    """Tells one CoCa's weights from another's, wherever they lie."""
+    weights = Path(cfg.weights)
+    return [cfg.architecture, version_of(weights.parent) if weights.is_file() else cfg.weights]
+
+
 class Captioner(Protocol):
     """A scorer whose one column, `caption.<name>`, is what it says of the clip."""
 
@@ -197,9 +203,7 @@ class _CocaCaptioner:
             cfg.architecture, pretrained=cfg.weights, device=cfg.device
         )
         self.model.eval()
-        weights = Path(cfg.weights)
-        mark = version_of(weights.parent) if weights.is_file() else cfg.weights
-        self.version = f"1-{cfg.architecture}-{mark}"
+        self.version = "-".join(["1", *coca_mark(cfg)])
 
     @torch.inference_mode()
     def score(self, look: Look) -> Mapping[str, Number | tuple[float, ...]]:

@@ -1,4 +1,4 @@
-"""The paper's cascade, taken at its word: a content detector at several frame rates, and all that any of them finds.
+"""The paper's cascade: a content detector at several frame rates and thresholds, and all that any of them finds.
 
 Source: Stable Video Diffusion, appendix C. The paper gives neither rates nor thresholds; the detector is the
 ContentDetector of PySceneDetect, here over thumbnails. It takes flashes for cuts and
@@ -19,6 +19,8 @@ from ..evaluation.opencv import cv2
 from .records import Transition
 from .thumbnails import CHROMA_PX, LUMA_BYTES, LUMA_PX
 
+Level = Annotated[float, Field(ge=0, le=255)]
+
 
 @config
 class Cascade:
@@ -26,10 +28,19 @@ class Cascade:
 
     kind: Literal["cascade"] = "cascade"
     strides: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (1, 4, 10)
-    # Mean change of hue, saturation and brightness, of 255, from which on there is a cut.
-    threshold: Annotated[float, Field(ge=0, le=255)] = 27.0
+    # Mean change of hue, saturation and brightness, of 255, from which on there is a cut: one for all, or one a stride.
+    threshold: Level | tuple[Level, ...] = 27.0
     # A shot has at least so many frames.
     min_frames: Annotated[int, Field(ge=1)] = 15
+
+    def __post_init__(self) -> None:
+        if isinstance(self.threshold, tuple) and len(self.threshold) != len(self.strides):
+            raise ValueError(f"{len(self.threshold)} thresholds for {len(self.strides)} strides; expected one each.")
+
+    def thresholds(self) -> dict[int, float]:
+        """That of each stride."""
+        each = self.threshold if isinstance(self.threshold, tuple) else (self.threshold,) * len(self.strides)
+        return dict(zip(self.strides, each, strict=True))
 
 
 class ContentSteps:
@@ -65,16 +76,18 @@ def _hue_saturation_value(row: UInt8[np.ndarray, " n"]) -> UInt8[np.ndarray, "h 
 def find_cascade(columns: Mapping[str, Float[np.ndarray, " n"]], cfg: Cascade) -> tuple[Transition, ...]:
     """What any stride finds. Where one looked more closely than another, its interval stands."""
     found: list[Transition] = []
-    for stride in sorted(cfg.strides):
-        for each in _content_cuts(columns[f"shots.content_{stride}"], stride, cfg):
+    for stride, threshold in sorted(cfg.thresholds().items()):
+        for each in _content_cuts(columns[f"shots.content_{stride}"], stride, threshold, cfg.min_frames):
             if not any(each.before < other.after and other.before < each.after for other in found):
                 found.append(each)
     return tuple(sorted(found, key=lambda each: each.before))
 
 
-def _content_cuts(steps: Float[np.ndarray, " n"], stride: int, cfg: Cascade) -> Iterator[Transition]:
+def _content_cuts(
+    steps: Float[np.ndarray, " n"], stride: int, threshold: float, min_frames: int
+) -> Iterator[Transition]:
     last = 0
-    for number in np.flatnonzero(steps >= cfg.threshold):
-        if number >= stride and number - last >= cfg.min_frames:
+    for number in np.flatnonzero(steps >= threshold):
+        if number >= stride and number - last >= min_frames:
             last = int(number)
             yield Transition("cut" if stride == 1 else "dissolve", last - stride, last)

@@ -106,7 +106,7 @@ def footage_loss(shots: Sequence[Span], clips: Sequence[Clip] | Sequence[Span], 
 
 def _ends(observed: Observed) -> Float[np.ndarray, " n"]:
     times = observed.times_s
-    last = times[-1] - times[-2] if len(times) > 1 else 1.0
+    last = times[-1] - times[-2] if len(times) > 1 else 0.0
     return np.append(times[1:], times[-1] + last)
 
 

@@ -16,6 +16,7 @@ from .pipeline import (
     CurationConfig,
     columns_of,
     identity,
+    own_stages_of,
     read_clips,
     stages_of,
     versions_of,
@@ -104,7 +105,7 @@ def _mark_duplicates(rows: Sequence[Row], cfg: CurationConfig) -> None:
 
 def clip_files(root: Path, cfg: CurationConfig) -> Callable[[Row], Path]:
     """Where the file of a row's clip lies."""
-    ledger, stages = Ledger(root), stages_of(cfg)
+    ledger, stages = Ledger(root), own_stages_of(cfg)
     folders: dict[str, Path] = {}
 
     def file_of(row: Row) -> Path:
@@ -118,7 +119,7 @@ def clip_files(root: Path, cfg: CurationConfig) -> Callable[[Row], Path]:
 
 def strip_files(root: Path, cfg: CurationConfig) -> Callable[[Row], Path]:
     """Where the pictures of a row's clip lie."""
-    ledger, stages = Ledger(root), stages_of(cfg)
+    ledger, stages = Ledger(root), own_stages_of(cfg)
 
     def strip_of(row: Row) -> Path:
         return ledger.folder(STRIPS, keys_of(stages, row["video"])[STRIPS]) / f"{row['id']}.jpg"

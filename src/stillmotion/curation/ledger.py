@@ -128,8 +128,8 @@ def holder(root: Path) -> str | None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Plain values as JSON, the same bytes for equal values."""
-    path.write_text(json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=False), encoding="utf-8")
+    """Plain values as JSON, the same bytes for equal values, in ASCII: paths may hold bytes that are no UTF-8."""
+    path.write_text(json.dumps(value, sort_keys=True, allow_nan=False), encoding="ascii")
 
 
 def read_json(path: Path) -> Any:

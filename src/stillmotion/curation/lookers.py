@@ -17,17 +17,18 @@ from PIL import Image
 from ..config import to_tree
 from ..errors import MediaError
 from ..media.picked import read_frames
-from .captions import CaptionConfig, CocaCaption, captioner
+from .captions import MERGE, CaptionConfig, CocaCaption, captioner, coca_mark
 from .dedup import Fingerprint
 from .pretrained import Pretrained, folder_of, version_of
 from .records import Clip, Failure, Number, digest
 from .scorer import Look, Scorer
-from .similarity import Similarity, SimilarityConfig
+from .similarity import AestheticHead, Similarity, SimilarityConfig
 from .stage import ONE_CORE, Needs
 from .text_area import CraftText, TextArea, TextConfig
 
 Columns = dict[str, Number | list[float]]
 CAPTION = "caption."
+CODE = "2"  # of all that ask networks: changes whenever the same weights could say something else
 STRIPS = "strips"
 STRIP_FRAMES, STRIP_HEIGHT, STRIP_QUALITY, STRIP_ASPECT = 5, 90, 78, 16 / 9
 NETWORK_MB = 12_000  # main memory for a worker that loads somebody else's network
@@ -66,7 +67,7 @@ def local_lookers(text: TextConfig | None) -> tuple[Looker, ...]:
 
 def _text_version(cfg: TextConfig) -> str:
     if isinstance(cfg, CraftText):
-        return _version(to_tree(cfg), cfg.network)
+        return digest([CODE, cfg.kind, _network_mark(cfg.network)])[:16]
     return TextArea(cfg).version
 
 
@@ -74,21 +75,35 @@ def network_lookers(captions: Sequence[CaptionConfig], similarity: SimilarityCon
     """Those that ask networks from the hub or a folder, each after those that it hears. Raises HubError."""
     found: list[Looker] = []
     for cfg in sorted(captions, key=lambda each: each.kind == "summary"):
-        network = None if isinstance(cfg, CocaCaption) else cfg.network
         device = cfg.device if isinstance(cfg, CocaCaption) else cfg.network.device
         heard = tuple(looker.name for looker in found) if cfg.kind == "summary" else ()
-        version = _version(to_tree(cfg), network)
+        version = _caption_version(cfg)
         found.append(Looker(f"{CAPTION}{cfg.kind}", version, functools.partial(captioner, cfg), _needs(device), heard))
     if similarity is not None:
         heard = tuple(looker.name for looker in found)
-        version = _version(to_tree(similarity), similarity.clip)
+        version = _similarity_version(similarity)
         make = functools.partial(Similarity, similarity)
         found.append(Looker(Similarity.name, version, make, _needs(similarity.clip.device), heard))
     return tuple(found)
 
 
-def _version(settings: Any, network: Pretrained | None) -> str:
-    return digest([settings, version_of(folder_of(network)) if network is not None else ""])[:16]
+# Versions say what weights hold and not where they lie, nor on which device they run, so that a manifest made on
+# another machine has the same hash.
+def _caption_version(cfg: CaptionConfig) -> str:
+    settings = {name: value for name, value in to_tree(cfg).items() if name not in ("network", "weights", "device")}
+    mark = coca_mark(cfg) if isinstance(cfg, CocaCaption) else _network_mark(cfg.network)
+    return digest([CODE, settings, mark, MERGE if cfg.kind == "summary" else ""])[:16]
+
+
+def _similarity_version(cfg: SimilarityConfig) -> str:
+    head = None if cfg.aesthetic is None else AestheticHead(cfg.aesthetic)
+    if head is not None:
+        head.check_fits(folder_of(cfg.clip))
+    return digest([CODE, _network_mark(cfg.clip), head and head.version])[:16]
+
+
+def _network_mark(network: Pretrained) -> list[str]:
+    return [version_of(folder_of(network)), network.dtype]
 
 
 def _needs(device: str) -> Needs:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,7 +15,7 @@ import numpy as np
 from pydantic import Field
 
 from ..config import config, to_tree
-from ..errors import MediaError, StillmotionError
+from ..errors import CheckpointError, HubError, MediaError, StillmotionError
 from ..files import atomic_path
 from .captions import CaptionConfig
 from .clip_plan import ClipConfig, plan_clips
@@ -63,23 +64,35 @@ class CurationConfig:
     ] = DuplicateConfig()
     max_bytes: Annotated[int, Field(gt=0, description="Larger files are refused.")] = 100 * 1024**3
 
+    def __post_init__(self) -> None:
+        kinds = [each.kind for each in self.captions]
+        twice = next((kind for kind in kinds if kinds.count(kind) > 1), None)
+        if twice is not None:
+            raise ValueError(f"there are {kinds.count(twice)} captioners of the kind {twice}; expected one of each.")
+
 
 @functools.lru_cache(maxsize=4)
 def stages_of(cfg: CurationConfig) -> tuple[Stage, ...]:
     """Every stage of one video, each after those that it depends on. Raises HubError where a network is not there."""
+    networks = network_lookers(cfg.captions, cfg.similarity)
+    return (*own_stages_of(cfg), *(_looking(looker, (looker,), "") for looker in networks))
+
+
+@functools.lru_cache(maxsize=4)
+def own_stages_of(cfg: CurationConfig) -> tuple[Stage, ...]:
+    """Those that ask no network of somebody else's: they make the clips and their pictures."""
     shots, clips, samples = to_tree(cfg.shots), to_tree(cfg.clips), to_tree(cfg.samples)
     # What the pass itself depends on; thresholds move without it.
     watched = {name: value for name, value in shots["detector"].items() if name in ("kind", "strides")}
     weights = hashlib.sha256(SHOT_WEIGHTS.read_bytes()).hexdigest()[:12]
-    local, networks = local_lookers(cfg.text), network_lookers(cfg.captions, cfg.similarity)
+    local = local_lookers(cfg.text)
     return (
         Stage(SCAN, f"2-{SAMPLES_VERSION}-{weights}", [watched, samples], (), functools.partial(_scan, cfg)),
         Stage(SHOTS, "2", shots, (SCAN,), functools.partial(_shots, cfg)),
         Stage(CLIPS, "1", clips, (SCAN, SHOTS), functools.partial(_clips, cfg)),
         Stage(SAMPLES, SAMPLES_VERSION, None, (SCAN, CLIPS), _samples),
-        # Those without a network of somebody else's are cheap, and share one decode.
+        # They are cheap, and share one decode.
         *(_looking(looker, local, "local") for looker in local),
-        *(_looking(looker, (looker,), "") for looker in networks),
     )
 
 
@@ -207,7 +220,9 @@ def _trees(values: Sequence[Any]) -> list[dict[str, Any]]:
 
 def _told(detail: str, path: Path) -> str:
     """A sentence without the place of the file, which is another one on every machine."""
-    text = detail.replace(str(path), "the video").replace(path.name, "the video")
+    text = detail.replace(str(path), "the video")
+    if path.suffix:  # a name like `e` or `is` would be found everywhere
+        text = re.sub(rf"(?<![\w.]){re.escape(path.name)}(?!\w)", "the video", text)
     return text[:1].upper() + text[1:]
 
 
@@ -271,10 +286,7 @@ class Curator:
             if failure is not None:
                 failures.append(dataclasses.replace(failure, source=video.source))
                 break
-        clips = 0
-        if ledger.has(CLIPS, keys[CLIPS]) and ledger.refusal(CLIPS, keys[CLIPS]) is None:
-            clips = len(read_clips(results[CLIPS], "")[0])
-        return Done(video.sha256, video.duration_s, clips, computed, tuple(failures))
+        return Done(video.sha256, video.duration_s, _clips_made(ledger, keys), computed, tuple(failures))
 
     def _compute(self, pending: list[Stage], unit: Unit, keys: Mapping[str, str], source: Source) -> Failure | None:
         """Run neighbours of one family; a failure that lasts is recorded, one that may pass is returned alone."""
@@ -294,23 +306,26 @@ class Curator:
         return None
 
 
-def finished(curator: Curator, step: Step) -> Done | None:
+def finished(ledger: Ledger, stages: Sequence[Stage], step: Step) -> Done | None:
     """What a visit would find already done, without any work; None where there is something to do."""
-    ledger = Ledger(curator.root)
     video = identity(ledger, step.source)
     if video is None:
         return None
     if isinstance(video, Failure):
         return Done(None, failures=(video,))
-    stages = stages_of(curator.cfg)
     keys = keys_of(stages, video.sha256)
     refusal = first_refusal(ledger, list(keys), keys)
     names = [stage.name for stage in legs_of(stages)[step.leg]]
     if refusal is None and not all(ledger.has(name, keys[name]) for name in names):
         return None
     failures = () if refusal is None else (dataclasses.replace(refusal, source=step.source.name),)
-    clips = 0 if failures else len(read_clips(ledger.folder(CLIPS, keys[CLIPS]), "")[0])
-    return Done(video.sha256, video.duration_s, clips, 0, failures)
+    return Done(video.sha256, video.duration_s, _clips_made(ledger, keys), 0, failures)
+
+
+def _clips_made(ledger: Ledger, keys: Mapping[str, str]) -> int:
+    if not ledger.has(CLIPS, keys[CLIPS]) or ledger.refusal(CLIPS, keys[CLIPS]) is not None:
+        return 0
+    return len(read_clips(ledger.folder(CLIPS, keys[CLIPS]), "")[0])
 
 
 class _Place:
@@ -365,6 +380,7 @@ def failure_of(error: StillmotionError, source: Source, stage: str) -> Failure:
     if isinstance(error, Refused):
         return Failure(source.name, stage, error.reason, detail)
     reason = "corrupt" if isinstance(error, MediaError) else "crashed"
+    reason = "no_scorer" if isinstance(error, CheckpointError | HubError) else reason
     if "disk is full" in detail:
         reason, detail = "disk_full", "The disk is full; nothing was left behind."
     return Failure(source.name, stage, reason, detail)

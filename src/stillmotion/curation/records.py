@@ -103,6 +103,7 @@ REASONS: tuple[tuple[str, str], ...] = (
     ("no_keyframe", "no clip can be cut without a keyframe, and encoding anew is off"),
     ("not_cut", "a clip could not be written as it was planned"),
     ("not_scored", "a clip could not be looked at"),
+    ("no_scorer", "a network that scores or describes could not be used"),
     ("disk_full", "the disk is full"),
     ("out_of_memory", "the work needed more memory than there is"),
     ("timeout", "the work took longer than the settings allow"),
@@ -110,7 +111,10 @@ REASONS: tuple[tuple[str, str], ...] = (
 )
 # Not kept between runs: the next one tries again, perhaps with other limits.
 PASSING = frozenset(
-    {"missing", "unreadable", "unreachable", "changed", "too_large", "disk_full", "out_of_memory", "timeout", "crashed"}
+    {
+        *("missing", "unreadable", "unreachable", "changed", "too_large"),
+        *("no_scorer", "disk_full", "out_of_memory", "timeout", "crashed"),
+    }
 )
 
 

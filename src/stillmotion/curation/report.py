@@ -194,7 +194,7 @@ def _borders(reported: Reported) -> str:
         rows = [row for row in reported.manifest.rows if is_number(row.get(column))]
         rows.sort(key=lambda row, column=column: (row[column], row["id"]))
         for tier, border in sorted(cut.borders.items()):
-            inside = [row for row in rows if not tier or tier_of(row["height"]) == tier]
+            inside = [row for row in rows if not tier or tier_of(row) == tier]
             below = [row for row in inside if row[column] < border][-AROUND:]
             above = [row for row in inside if row[column] >= border][:AROUND]
             where = f"{html.escape(cut.rule.name)}, border {border:.4g}" + (f" at {tier}p" if tier else "")

@@ -108,7 +108,7 @@ def shape_of(row: Row) -> str:
     """The tier and the shape of a clip, as in `720-landscape`."""
     aspect = row["width"] / row["height"]
     shape = next(name for name, least in reversed(ASPECTS) if aspect >= least)
-    return f"{tier_of(min(row['width'], row['height']))}-{shape}"
+    return f"{tier_of(row)}-{shape}"
 
 
 def _parted(rows: Sequence[Row], file_of: Callable[[Row], Path], cfg: ShardConfig) -> Iterator[list[Row]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -109,6 +110,17 @@ class AestheticHead:
             raise CheckpointError(f"{path} has layers of the shapes {widths}; expected a row that ends in one number.")
         self.path, self.width = path, widths[0][1]
         self.version = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+    def check_fits(self, clip: Path) -> None:
+        """Raise CheckpointError where the folder of a CLIP says that its embeddings are of another width."""
+        try:
+            width = json.loads((clip / "config.json").read_text(encoding="utf-8"))["projection_dim"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return  # loading it says what is wrong with it
+        if width != self.width:
+            raise CheckpointError(
+                f"{self.path} takes embeddings of {self.width} numbers; expected {width}, as CLIP's are."
+            )
 
     def __call__(self, embeddings: Float[Tensor, "k d"]) -> Float[Tensor, " k"]:
         """The score of each embedding. Raises CheckpointError where the head is for another CLIP."""

@@ -42,6 +42,7 @@ BESIDE = frozenset(
 LISTS = (".txt", ".list", ".lst", ".json")
 # Addresses of these kinds are opened through fsspec, which asks for a package of its own for most of them.
 SCHEMES = ("file", "local", "memory", "http", "https", "s3", "gs", "gcs", "az", "abfs", "hf")
+CURATED = ("curate.yaml", "work/sources.json")  # what the results of a run are known by
 MAX_LIST_BYTES = 256 * 1024**2
 FETCH_BLOCK = 1 << 20
 
@@ -77,12 +78,14 @@ class Found:
 def find_sources(given: str, output: Path) -> Found:
     """List what `given` names: a folder, a list of paths or addresses a line, one video, or an address.
 
-    `output` and what is in it are left out. Raises UsageError where there is nothing of that name, or the list or the
-    address cannot be read.
+    `output` and the results of other runs are left out. Raises UsageError where there is nothing of that name, or the
+    list or the address cannot be read.
     """
     if "://" in given:
         scheme, _, rest = given.partition("://")
-        return _walk(Path(rest), output) if scheme in ("file", "local") else _address(given)
+        if scheme not in ("file", "local"):
+            return _address(given)
+        given = rest
     path = Path(given)
     if os.path.isdir(path):  # os.path: what may not be looked up is not there, where Path raises
         return _walk(path, output)
@@ -116,7 +119,8 @@ def _folders(root: Path, output: Path, failures: list[Failure]) -> Iterator[tupl
     for folder, folders, names in os.walk(root, onerror=note, followlinks=True):
         here = Path(folder)
         status = here.stat()
-        if (status.st_dev, status.st_ino) in seen or here.resolve() == away:
+        is_curated = here != root and all((here / name).is_file() for name in CURATED)
+        if (status.st_dev, status.st_ino) in seen or here.resolve() == away or is_curated:
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
@@ -141,7 +145,7 @@ def _list(path: Path) -> Found:
     if path.stat().st_size > MAX_LIST_BYTES:
         raise UsageError(f"{path} has {path.stat().st_size} bytes; expected a list of at most {MAX_LIST_BYTES}.")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Windows begins a text with a mark
         entries = json.loads(text) if path.suffix.lower() == ".json" else text.splitlines()
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read as a list: {error}.") from None

@@ -58,6 +58,32 @@ class Stage:
     family: str = ""
 
 
+def told(stages: Sequence[Stage]) -> list[dict[str, Any]]:
+    """Stages as plain values: all that their keys and legs depend on."""
+    return [
+        {
+            "name": stage.name,
+            "version": stage.version,
+            "settings": stage.settings,
+            "after": list(stage.after),
+            "gpus": stage.needs.gpus,
+        }
+        for stage in stages
+    ]
+
+
+def remembered(values: Sequence[Mapping[str, Any]]) -> tuple[Stage, ...]:
+    """Stages of which `told` told: they have keys, and are not run."""
+
+    def run(unit: Unit, folders: Mapping[str, Path]) -> None:
+        raise AssertionError("a remembered stage is not run")
+
+    return tuple(
+        Stage(each["name"], each["version"], each["settings"], tuple(each["after"]), run, Needs(gpus=each["gpus"]))
+        for each in values
+    )
+
+
 def keys_of(stages: Sequence[Stage], sha256: str) -> dict[str, str]:
     """The key of every stage for a video of this content: equal keys stand for equal results.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +30,8 @@ AXES: dict[str, Axis] = {
     "text": Axis(("text.area",), "high", 0.25),
     "similarity": Axis(("clip.similarity",), "low", 0.5),
 }
-TIERS = (256, 360, 480, 720, 1080, 2160)  # heights in pixels; a tier holds what is at least as high and below the next
+# Shorter sides in pixels; a tier holds what is at least as high and below the next.
+TIERS = (256, 360, 480, 720, 1080, 2160)
 
 
 @config
@@ -37,7 +39,9 @@ class Rule:
     """Drop a share at one end of a column, or whatever lies beyond a limit."""
 
     column: str
-    drops: Annotated[Literal["low", "high"], Field(description="Which end is dropped.")] = "low"
+    drops: Annotated[
+        Literal["low", "high"] | None, Field(description="Which end is dropped; for an axis of the paper its own.")
+    ] = None
     share: Annotated[
         float | None, Field(ge=0, le=1, description="The share of clips to drop, of those that have a value.")
     ] = None
@@ -48,6 +52,11 @@ class Rule:
     def __post_init__(self) -> None:
         if (self.share is None) == (self.limit is None):
             raise ValueError(f"{self.column} has a share of {self.share} and a limit of {self.limit}; expected one.")
+        if self.drops is None:
+            axis = _axis_of(self.column)
+            if axis is None:
+                raise ValueError(f"the rule on {self.column} does not say which end it drops; expected low or high.")
+            object.__setattr__(self, "drops", axis.drops)
 
     @property
     def name(self) -> str:
@@ -62,7 +71,7 @@ class ViewConfig:
     """Which clips a view holds."""
 
     rules: Annotated[tuple[Rule, ...] | None, Field(description="What is dropped; none for the paper's shares.")] = None
-    tiers: Annotated[bool, Field(description="Take each share within its own tier of heights.")] = False
+    tiers: Annotated[bool, Field(description="Take each share within its own tier of sizes.")] = False
     missing: Annotated[Literal["keep", "drop"], Field(description="What happens to clips without a value.")] = "keep"
     duplicates: Annotated[bool, Field(description="Keep near-duplicates too.")] = False
 
@@ -118,13 +127,17 @@ def parse_rule(text: str) -> Rule:
         raise UsageError(f"the rule {text!r} drops the share {share:g}; expected a number from 0 to 1.")
     if colon:
         return Rule(column=column, drops="low" if end == "low" else "high", share=share)
-    axis = next((axis for name, axis in AXES.items() if column in (name, *axis.columns)), None)
+    axis = _axis_of(column)
     if axis is None:
         raise UsageError(
             f"the rule {text!r} does not say which end of {column} is worse; "
             f"expected {column}=low:{share:g} or {column}=high:{share:g}."
         )
     return Rule(column=column, drops=axis.drops, share=share)
+
+
+def _axis_of(column: str) -> Axis | None:
+    return next((axis for name, axis in AXES.items() if column in (name, *axis.columns)), None)
 
 
 def _number(text: str, rule: str) -> float:
@@ -161,6 +174,7 @@ def take_view(rows: Sequence[Row], axes: Sequence[str], cfg: ViewConfig) -> View
     """Apply every rule to all rows; a clip stays where no rule drops it. Raises UsageError for an unknown column.
 
     A share of N clips with a value drops exactly round(share N) of them, halves up; equal values are told apart by id.
+    Of footage that is there several times, the best of those that no rule drops stays.
     """
     rules = paper_rules(axes) if cfg.rules is None else cfg.rules
     why: dict[str, list[str]] = {}
@@ -171,11 +185,23 @@ def take_view(rows: Sequence[Row], axes: Sequence[str], cfg: ViewConfig) -> View
         for clip in dropped:
             why.setdefault(clip, []).append(rule.name)
     if not cfg.duplicates:
-        for row in rows:
-            if row.get("duplicate.of"):
-                why.setdefault(row["id"], []).append(DUPLICATE)
+        for clip in _spare(rows, why):
+            why.setdefault(clip, []).append(DUPLICATE)
     kept = tuple(row["id"] for row in rows if row["id"] not in why)
     return View(kept, {clip: tuple(reasons) for clip, reasons in why.items()}, tuple(cuts))
+
+
+def _spare(rows: Sequence[Row], dropped: Mapping[str, object]) -> list[str]:
+    """Near-duplicates of a clip that stays: of each group the first that no rule drops, the original before others."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.get("duplicate.of") or row["id"], []).append(row)
+    spare = []
+    for original, group in groups.items():
+        best = sorted(group, key=lambda row: (row["id"] != original, -row["width"] * row["height"], row["id"]))
+        staying = next((row["id"] for row in best if row["id"] not in dropped), original)
+        spare += [row["id"] for row in group if row["id"] != staying and row.get("duplicate.of")]
+    return spare
 
 
 def _apply(rule: Rule, column: str, rows: Sequence[Row], cfg: ViewConfig) -> tuple[Cut, list[str]]:
@@ -196,23 +222,25 @@ def _apply(rule: Rule, column: str, rows: Sequence[Row], cfg: ViewConfig) -> tup
 def _shares(having: Sequence[Row], column: str, rule: Rule, tiers: bool) -> tuple[list[str], dict[int, float]]:
     groups: dict[int, list[Row]] = {}
     for row in having:
-        groups.setdefault(tier_of(row["height"]) if tiers else 0, []).append(row)
+        groups.setdefault(tier_of(row) if tiers else 0, []).append(row)
     dropped, borders = [], {}
     sign = 1 if rule.drops == "low" else -1
     for tier, group in groups.items():
         ordered = sorted(group, key=lambda row: (sign * row[column], row["id"]))
         count = math.floor((rule.share or 0) * len(ordered) + 0.5)
         dropped += [row["id"] for row in ordered[:count]]
-        borders |= {tier: float(row[column]) for row in ordered[count : count + 1]}
+        if count < len(ordered):
+            borders[tier] = float(ordered[count][column])
     return dropped, borders
 
 
-def tier_of(height: int) -> int:
-    """The tier of a height in pixels: the largest of TIERS that is not above it, or 0."""
-    return max((tier for tier in TIERS if tier <= height), default=0)
+def tier_of(row: Row) -> int:
+    """The tier of a clip: the largest of TIERS that is not above its shorter side, or 0."""
+    return max((tier for tier in TIERS if tier <= min(row["width"], row["height"])), default=0)
 
 
 def retention(view: View, total: int) -> dict[str, Any]:
     """The share that each rule keeps by itself, and all of them together; of nothing it is 0."""
-    alone = {cut.rule.name: 1 - cut.dropped / total if total else 0.0 for cut in view.cuts}
+    counts = collections.Counter(rule for reasons in view.dropped.values() for rule in reasons)
+    alone = {cut.rule.name: 1 - counts[cut.rule.name] / total if total else 0.0 for cut in view.cuts}
     return {"rules": alone, "together": len(view.kept) / total if total else 0.0}

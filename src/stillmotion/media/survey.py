@@ -73,7 +73,8 @@ def survey(path: Path) -> Survey | Problem:
             return _surveyed(path, container, source.size)
     except MediaError as error:
         # A header that cannot be read: in a file of a known family it is missing, which mp4 keeps at its end.
-        return Problem("not_media" if kind is None else "truncated" if kind == "mp4" else "corrupt", str(error))
+        no_video = kind in (None, "png", "webp")
+        return Problem("not_media" if no_video else "truncated" if kind == "mp4" else "corrupt", str(error))
 
 
 def _is_cut_off(source: Source) -> bool:

@@ -35,13 +35,13 @@ from ..curation.records import PASSING, Failure
 from ..curation.report import Reported, write_report
 from ..curation.shards import ShardConfig, write_shards
 from ..curation.sources import Found, Source, find_sources
-from ..curation.stage import Needs, legs_of, needs_of
+from ..curation.stage import Needs, legs_of, needs_of, told
 from ..curation.thresholds import View, ViewConfig, take_view
 from ..errors import StillmotionError, UsageError
 from ..files import atomic_path, check_writable
 from .machine import main_memory
 
-WORK, SETTINGS, SOURCES = "work", "curate.yaml", "sources.json"
+WORK, SETTINGS, SOURCES, STAGES = "work", "curate.yaml", "sources.json", "stages.json"
 VIEWS, SHARDS, IDS = "views", "shards", "ids.txt"
 DEFAULT_VIEW = "default"
 REPORT = "report.html"
@@ -94,6 +94,8 @@ class Tally:
     known_s: float = 0.0
     computed: int = 0
     failures: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    # Sources that have failed, each of which counts once however many legs it is met in.
+    failed: set[str] = dataclasses.field(default_factory=set)
     phase: str = "videos"
     started: float = dataclasses.field(default_factory=time.monotonic)
 
@@ -111,6 +113,12 @@ class Tally:
         """Seconds until all videos are done, by the bytes that this run worked on; None while nothing is known."""
         done = self.bytes - self.known_bytes
         return self.elapsed_s * (self.total_bytes - self.bytes) / done if done > 0 else None
+
+    def begin(self, phase: str) -> None:
+        """All sources have another leg before them."""
+        self.phase, self.started = phase, time.monotonic()
+        self.videos = self.clips = self.bytes = self.known_bytes = 0
+        self.video_s = self.known_s = 0.0
 
 
 TallyWatch = Callable[[Tally], None]
@@ -130,6 +138,8 @@ class CurationSummary:
     shards: tuple[Path, ...]
     computed: int
     video_s: float
+    # Files of the source that are no videos by their names.
+    beside: int
 
     def tree(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -154,6 +164,7 @@ def run_curation(settings: RunSettings, watch: TallyWatch = ignored) -> Curation
     cfg = config_of(settings)
     found = find_sources(settings.source, settings.output)
     _check_places(settings, found)
+    _check_devices(settings, cfg)
     tally = Tally(total=len(found.sources), total_bytes=sum(source.bytes or 0 for source in found.sources))
     work = settings.output / WORK
     with locked(work):
@@ -165,15 +176,16 @@ def run_curation(settings: RunSettings, watch: TallyWatch = ignored) -> Curation
         watch(tally)
         collected = collect(work, cfg.curation, found.sources, failures)
         shards, view = _publish(settings.output, cfg, collected)
-    return _summary(settings.output, collected, view, shards, tally)
+    return _summary(settings.output, collected, view, shards, tally, found.beside)
 
 
 def planned(settings: RunSettings) -> Found:
     """What a run would look at, without doing it. Raises as `run_curation` does before its work."""
     settings = checked(settings)
-    config_of(settings)
+    cfg = config_of(settings)
     found = find_sources(settings.source, settings.output)
     _check_places(settings, found)
+    _check_devices(settings, cfg)
     return found
 
 
@@ -192,6 +204,8 @@ def _check_places(settings: RunSettings, found: Found) -> None:
         inside = local.resolve()
         if inside == output.resolve() or output.resolve() in inside.parents:
             raise UsageError(f"{settings.source} lies in {output}, where results go; expected another folder.")
+    if not found.sources and found.failures:
+        raise UsageError(f"{settings.source} cannot be read: {found.failures[0].detail} Expected a folder of videos.")
     if not found.sources:
         beside = f" but {found.beside} files that are no videos by their names" if found.beside else ""
         raise UsageError(f"{settings.source} holds nothing{beside}; expected at least one video.")
@@ -199,11 +213,22 @@ def _check_places(settings: RunSettings, found: Found) -> None:
         raise UsageError("memory:// is seen by this process alone; expected --workers 0.")
 
 
+def _check_devices(settings: RunSettings, cfg: CurateConfig) -> None:
+    """Workers of a cluster may have what this machine has not."""
+    asking = next((stage.name for stage in stages_of(cfg.curation) if stage.needs.gpus), None)
+    if asking is not None and settings.engine == "local" and not torch.cuda.is_available():
+        raise UsageError(
+            f"{asking} is to run on a GPU, and this machine has none; expected device: cpu in its network."
+        )
+
+
 def _remember(output: Path, cfg: CurateConfig, found: Found) -> None:
     with atomic_path(output / SETTINGS) as temporary:
         temporary.write_text(dump(cfg), encoding="utf-8")
     with atomic_path(output / WORK / SOURCES) as temporary:
         write_json(temporary, [dataclasses.asdict(source) for source in found.sources])
+    with atomic_path(output / WORK / STAGES) as temporary:
+        write_json(temporary, told(stages_of(cfg.curation)))
 
 
 class _Feed:
@@ -237,29 +262,27 @@ def _work(
     passing: list[Failure] = []
     legs = legs_of(stages_of(cfg.curation))
     for number, leg in enumerate(legs):
-        is_last = number + 1 == len(legs)
+        tally.begin("videos" if len(legs) == 1 else f"pass {number + 1} of {len(legs)}")
         failed = {failure.source for failure in passing}
-        left = [source for source in found.sources if source.name not in failed]
-        todo = _to_do(curator, left, number, tally, is_last)
+        todo = _to_do(curator, found.sources, number, failed, tally)
         watch(tally)
         crew = Crew(_workers(settings, needs_of(leg)), needs_of(leg), settings.timeout)
         for source, done in _visits(settings, curator, _Feed(todo, number), crew):
             passing += [failure for failure in done.failures if failure.reason in PASSING]
-            if is_last or done.failures:
-                _count(tally, source, done)
+            _count(tally, source, done)
             watch(tally)
             _check_disk(settings.output, done)
     return passing
 
 
-def _to_do(curator: Curator, sources: Sequence[Source], leg: int, tally: Tally, is_last: bool) -> list[Source]:
-    """The sources that a leg still has work for; the others are counted."""
-    todo = []
+def _to_do(curator: Curator, sources: Sequence[Source], leg: int, failed: set[str], tally: Tally) -> list[Source]:
+    """The sources that a leg still has work for; the others are counted, as are those that have failed for now."""
+    todo, ledger, stages = [], Ledger(curator.root), stages_of(curator.cfg)
     for source in sources:
-        done = finished(curator, Step(source, leg))
+        done = Done(None) if source.name in failed else finished(ledger, stages, Step(source, leg))
         if done is None:
             todo.append(source)
-        elif is_last:
+        else:
             _count(tally, source, done)
     tally.known_bytes, tally.known_s = tally.bytes, tally.video_s
     return todo
@@ -282,7 +305,9 @@ def _count(tally: Tally, source: Source, done: Done) -> None:
     tally.clips += done.clips
     tally.video_s += done.duration_s
     tally.computed += done.computed
-    tally.failures.update(failure.reason for failure in done.failures)
+    if done.failures and source.name not in tally.failed:
+        tally.failed.add(source.name)
+        tally.failures.update(failure.reason for failure in done.failures)
 
 
 def _check_disk(output: Path, done: Done) -> None:
@@ -342,7 +367,9 @@ def write_view(folder: Path, manifest: Manifest, view: View, cfg: ViewConfig) ->
     write_manifest(folder / MANIFEST, Manifest(rows, manifest.scorers))
 
 
-def _summary(output: Path, collected: Collected, view: View, shards: Sequence[Path], tally: Tally) -> CurationSummary:
+def _summary(
+    output: Path, collected: Collected, view: View, shards: Sequence[Path], tally: Tally, beside: int
+) -> CurationSummary:
     failures = collections.Counter(failure.reason for failure in collected.failures)
     if not view.kept:
         raise StillmotionError(_nothing_kept(output, collected, view, failures))
@@ -357,6 +384,7 @@ def _summary(output: Path, collected: Collected, view: View, shards: Sequence[Pa
         shards=tuple(shards),
         computed=tally.computed,
         video_s=sum(video.duration_s for video in collected.videos),
+        beside=beside,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,18 +15,18 @@ from ..checkpoints.load import locate
 from ..config import checked, config, load
 from ..curation.buckets import load_buckets, speed_of
 from ..curation.collect import clip_files, strip_files
-from ..curation.ledger import holder, read_json
+from ..curation.ledger import Ledger, holder, read_json
 from ..curation.manifest import FAILURES, MANIFEST, VIDEOS, Manifest, read_manifest, read_rows
-from ..curation.pipeline import Curator, Step, finished, stages_of
+from ..curation.pipeline import Step, finished
 from ..curation.records import Failure, Video
 from ..curation.report import Reported, write_report
 from ..curation.shards import write_shards
 from ..curation.sources import Source
-from ..curation.stage import legs_of
+from ..curation.stage import legs_of, remembered
 from ..curation.thresholds import View, ViewConfig, parse_rule, retention, take_view
 from ..errors import StillmotionError, UsageError
 from ..files import check_writable
-from .curate import REPORT, SETTINGS, SHARDS, SOURCES, VIEWS, WORK, CurateConfig, write_view
+from .curate import DEFAULT_VIEW, REPORT, SETTINGS, SHARDS, SOURCES, STAGES, VIEWS, WORK, CurateConfig, write_view
 
 NAMES = "abcdefghijklmnopqrstuvwxyz0123456789-_"
 
@@ -59,7 +60,9 @@ class FilterSettings:
     name: Annotated[str, Field(description="What the view is called; it lies in views/NAME.", min_length=1)] = (
         "filtered"
     )
-    tiers: Annotated[bool, Field(description="Take each share within its own tier of heights.")] = False
+    tiers: Annotated[bool, Field(description="Take each share within its own tier of sizes, by the shorter side.")] = (
+        False
+    )
     drop_missing: Annotated[bool, Field(description="Drop clips without a value too.")] = False
     duplicates: Annotated[bool, Field(description="Keep near-duplicates.")] = False
     shards: Annotated[bool, Field(description="Pack the clips of the view, too.")] = False
@@ -130,19 +133,22 @@ class Filtered:
 def standing(settings: StatusSettings) -> Standing:
     """How far a curation is, from what is finished on disk. Raises StillmotionError where there is none."""
     output = checked(settings).output
-    cfg, sources = _remembered(output)
-    curator = Curator(output / WORK, cfg.curation)
-    last = len(legs_of(stages_of(cfg.curation))) - 1
-    found = [finished(curator, Step(source, last)) for source in sources]
+    _, sources = _remembered(output)
+    stages = remembered(read_json(output / WORK / STAGES))
+    last = len(legs_of(stages)) - 1
+    found = [finished(Ledger(output / WORK), stages, Step(source, last)) for source in sources]
     done = [each for each in found if each is not None]
     failures = collections.Counter(failure.reason for each in done for failure in each.failures)
+    process = holder(output / WORK)
+    if process is None and (output / FAILURES).is_file():  # what the next run would try again is written there alone
+        failures = collections.Counter(row["reason"] for row in read_rows(output / FAILURES))
     return Standing(
         videos=len(sources),
         done=len(done),
         clips=sum(each.clips for each in done),
         video_s=sum(each.duration_s for each in done),
         failures=dict(sorted(failures.items())),
-        process=holder(output / WORK),
+        process=process,
     )
 
 
@@ -168,6 +174,8 @@ def filter_clips(settings: FilterSettings) -> Filtered:
     settings = checked(settings)
     rules = tuple(parse_rule(text) for text in settings.drop or ()) or None
     _check_name(settings.name)
+    if settings.name == DEFAULT_VIEW:
+        raise UsageError(f"the view {DEFAULT_VIEW} is that of the run itself; expected another name.")
     output = settings.output
     cfg, _ = _remembered(output)
     manifest = read_manifest(output / MANIFEST)
@@ -187,7 +195,9 @@ def filter_clips(settings: FilterSettings) -> Filtered:
     folder = output / VIEWS / settings.name
     write_view(folder, manifest, view, asked)
     shards: list[Path] = []
-    if settings.shards:
+    if not settings.shards:
+        shutil.rmtree(folder / SHARDS, ignore_errors=True)  # they would hold the clips of an older view of this name
+    else:
         kept = set(view.kept)
         rows = [row for row in manifest.rows if row["id"] in kept]
         shards = write_shards(folder / SHARDS, rows, clip_files(output / WORK, cfg.curation), cfg.shards)
@@ -221,7 +231,7 @@ def _named_view(output: Path, name: str, manifest: Manifest) -> View:
 
 
 def _remembered(output: Path) -> tuple[CurateConfig, list[Source]]:
-    if not (output / SETTINGS).is_file() or not (output / WORK / SOURCES).is_file():
+    if not all(path.is_file() for path in (output / SETTINGS, output / WORK / SOURCES, output / WORK / STAGES)):
         raise StillmotionError(f"{output} is no curated folder; expected one that `stillmotion curate run` writes.")
     sources = [Source(**each) for each in read_json(output / WORK / SOURCES)]
     return load(CurateConfig, [output / SETTINGS]), sources

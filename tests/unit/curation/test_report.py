@@ -41,7 +41,7 @@ class Reader(html.parser.HTMLParser):
 def page_of(tmp_path: Path, clips: int = 40, failures: int = 30, tiers: bool = False) -> str:
     rows = tuple(
         row_of(n, motion=n / 10, sharpness=float(n % 7), said=EVIL)
-        | {"source": EVIL, "id": f"{n:04d}", "height": 360 if n % 2 else 1080}
+        | {"source": EVIL, "id": f"{n:04d}", "width": 1920, "height": 360 if n % 2 else 1080}
         for n in range(clips)
     )
     manifest = Manifest(rows, {"scan": "1"})

@@ -108,7 +108,11 @@ def test_shots_lie_between() -> None:
 
 
 def test_settings_survive_yaml() -> None:
-    for cfg in (ShotConfig(), ShotConfig(detector=Cascade(threshold=11.5))):
+    for cfg in (
+        ShotConfig(),
+        ShotConfig(detector=Cascade(threshold=11.5)),
+        ShotConfig(detector=Cascade(threshold=(27.0, 30.0, 35.0))),
+    ):
         assert parse(ShotConfig, to_tree(cfg)) == cfg
 
 
@@ -183,6 +187,10 @@ def test_the_cascade_finds_cuts_at_each_rate(tmp_path: Path) -> None:
     found = observe(path, [ShotObserver(cfg)])
     assert set(found.columns) == {"shots.content_1", "shots.content_4", "shots.content_10"}
     assert agreement(find_transitions(found, cfg), truth, edit.frames).recall >= 0.6
+    first = ShotConfig(detector=Cascade(threshold=(27.0, 255.0, 255.0)))
+    assert {each.kind for each in find_transitions(found, first)} == {"cut"}, "the others' thresholds are never met"
+    with pytest.raises(ValueError, match="2 thresholds for 3 strides; expected one each"):
+        Cascade(threshold=(1.0, 2.0))
 
 
 def test_agreement_counts() -> None:

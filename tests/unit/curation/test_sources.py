@@ -84,6 +84,14 @@ def test_one_video_is_enough(folder: Path) -> None:
     assert names(folder / "a b.mp4") == ["a b.mp4"]
 
 
+def test_a_list_may_begin_with_the_mark_of_windows(folder: Path) -> None:
+    (folder / "list.txt").write_text("a.mp4\nb.mp4\n", encoding="utf-8-sig")
+    assert [source.name for source in find_sources(str(folder / "list.txt"), folder / "out").sources] == [
+        "a.mp4",
+        "b.mp4",
+    ]
+
+
 @pytest.mark.parametrize("given", ["/nowhere/at/all", "ftp://x/y", "filecache::memory://x", "javascript://x"])
 def test_what_is_not_there_is_refused(given: str) -> None:
     with pytest.raises(UsageError, match="expected"):

@@ -15,7 +15,7 @@ from stillmotion.errors import UsageError
 def rows_of(values: list[Any], name: str = "score", heights: list[int] | None = None) -> list[dict[str, Any]]:
     heights = heights or [360] * len(values)
     return [
-        {"id": f"{index:04d}", "height": height, name: value}
+        {"id": f"{index:04d}", "width": 2 * height, "height": height, name: value}
         for index, (value, height) in enumerate(zip(values, heights, strict=True))
     ]
 
@@ -72,10 +72,12 @@ def test_tiers_have_shares_of_their_own() -> None:
     assert tiered.cuts[0].borders == {360: 2.0, 1080: 20.0} and tiered.cuts[0].told() == "2 at 360p, 20 at 1080p"
 
 
-def test_heights_fall_into_tiers() -> None:
-    assert [tier_of(height) for height in (100, 256, 359, 360, 719, 720, 1080, 5000)] == [
-        0, 256, 256, 360, 480, 720, 1080, 2160,
-    ]  # fmt: skip
+def test_shorter_sides_fall_into_tiers() -> None:
+    sides = (100, 256, 359, 360, 719, 720, 1080, 5000)
+    for turned in (("width", "height"), ("height", "width")):
+        assert [tier_of({turned[0]: side, turned[1]: 2 * side}) for side in sides] == [
+            0, 256, 256, 360, 480, 720, 1080, 2160,
+        ]  # fmt: skip
 
 
 def test_rules_are_independent_and_all_reasons_are_kept() -> None:
@@ -90,6 +92,27 @@ def test_near_duplicates_go_unless_they_are_asked_for() -> None:
     rows[1]["duplicate.of"] = "0000"
     assert view_of(rows).kept == ("0000",)
     assert view_of(rows, duplicates=True).kept == ("0000", "0001")
+
+
+def test_the_best_copy_that_no_rule_drops_stays() -> None:
+    rows = rows_of([9.0, 1.0, 2.0], heights=[720, 360, 480])
+    rows[1]["duplicate.of"] = rows[2]["duplicate.of"] = "0000"
+    assert view_of(rows).kept == ("0000",)
+    found = view_of(rows, "score>8")
+    assert found.kept == ("0002",) and found.dropped == {"0000": ("score>8",), "0001": ("duplicate",)}
+    assert view_of(rows, "score>0").kept == ()
+
+
+def test_a_rule_drops_the_worse_end_of_an_axis_and_of_others_the_one_it_says() -> None:
+    assert Rule(column="text", share=0.4).drops == "high" and Rule(column="motion", share=0.4).drops == "low"
+    assert Rule(column="text", drops="low", share=0.4).drops == "low"
+    with pytest.raises(ValueError, match="expected low or high"):
+        Rule(column="bytes", share=0.4)
+
+
+def test_retention_counts_what_a_rule_drops_for_want_of_a_value() -> None:
+    view = view_of(rows_of([1.0, 2.0, 3.0, 4.0, None]), "score=low:0.25", missing="drop")
+    assert retention(view, 5)["rules"] == {"score=low:0.25": pytest.approx(0.6)}
 
 
 def test_the_paper_s_shares_are_taken_where_the_axis_is_there() -> None:
@@ -119,7 +142,7 @@ def test_an_unknown_column_names_those_there_are() -> None:
 
 def test_a_rule_has_one_threshold() -> None:
     with pytest.raises(ValueError, match="expected one"):
-        Rule(column="a", share=0.1, limit=0.1)
+        Rule(column="a", drops="low", share=0.1, limit=0.1)
 
 
 def test_no_clips_are_a_view_too() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,10 @@ def test_a_view_has_shards_of_its_own(copied: Path) -> None:
     assert [sample.id for path in found.shards for sample in read_shard(path)] == list(found.view.kept)
     report = report_again(ReportSettings(output=copied, view="small", file=copied / "small.html"))
     assert "bytes=high:0.5" in report.read_text()
+    filter_clips(FilterSettings(output=copied, drop=("bytes=high:0",), name="small"))
+    assert not (found.folder / "shards").exists(), "they hold the clips of the older view"
+    with pytest.raises(UsageError, match="the run itself"):
+        filter_clips(FilterSettings(output=copied, name="default"))
 
 
 @pytest.mark.parametrize("drop", ["nothing=0.5", "bytes", "bytes=high:2"])
@@ -248,10 +253,48 @@ def test_the_source_inside_the_output_is_refused(tmp_path: Path) -> None:
             curate(source, tmp_path / "out")
 
 
-def test_the_output_inside_the_source_is_not_curated_again(tmp_path: Path) -> None:
+def test_results_inside_the_source_are_not_curated(tmp_path: Path) -> None:
     film(tmp_path / "in" / "a.mp4", 3)
     first = curate(tmp_path / "in", tmp_path / "in" / "out")
     assert curate(tmp_path / "in", tmp_path / "in" / "out").videos == first.videos == 1
+    second = curate(tmp_path / "in", tmp_path / "in" / "other")
+    assert second.videos == 1 and not second.failures
+
+
+def test_a_file_may_be_given_as_an_address(films: Path, tmp_path: Path) -> None:
+    found = curate(f"file://{films}/deep/two.mp4", tmp_path / "out")
+    assert found.videos == 1 and found.hash == curate(films / "deep" / "two.mp4", tmp_path / "same").hash
+    with pytest.raises(UsageError, match="does not exist"):
+        curate(f"file://{films}/nothing.mp4", tmp_path / "other")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_name_that_is_no_text_is_a_video_like_others(films: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    os.link(films / "deep" / "two.mp4", os.fsencode(tmp_path / "in") + b"/caf\xe9.mp4")
+    found = curate(tmp_path / "in", tmp_path / "out")
+    assert found.clips == 1 and not found.failures
+    assert standing(StatusSettings(output=tmp_path / "out")).done == 1
+
+
+def test_a_short_name_is_not_looked_for_in_sentences(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "e").write_bytes(b"")
+    with pytest.raises(StillmotionError, match="The video has no bytes; expected a video"):
+        curate(tmp_path / "in", tmp_path / "out")
+
+
+def test_one_picture_is_shorter_than_any_clip(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    write_video(tmp_path / "in" / "a.mp4", drawn(1, 1), FPS)
+    with pytest.raises(StillmotionError, match="1 too_short"):
+        curate(tmp_path / "in", tmp_path / "out")
+
+
+def test_files_that_are_no_videos_by_name_are_counted(tmp_path: Path) -> None:
+    film(tmp_path / "in" / "a.mp4", 3)
+    (tmp_path / "in" / "a.srt").write_text("said")
+    assert curate(tmp_path / "in", tmp_path / "out").beside == 1
 
 
 @pytest.mark.parametrize(("setting", "error"), [("curation.clips.min_s=-1", ConfigError), ("nothing=1", ConfigError)])
