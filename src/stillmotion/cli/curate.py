@@ -110,7 +110,7 @@ def _print_summary(summary: CurationSummary) -> None:
     print(f"{summary.kept:,} of {summary.clips:,} clips kept ({share:.0%}), from {summary.videos:,} videos")
     _print_counts(summary.failures)
     if summary.beside:
-        print(f"  {summary.beside:,} files beside them are no videos by their names")
+        print(f"  beside them, no videos by their names: {summary.beside:,}")
     for path in (*summary.shards[:3], *summary.shards[3:][-1:]):
         print(path)
     print(summary.report)
