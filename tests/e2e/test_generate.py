@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import resource
 import shutil
 import signal
@@ -126,6 +127,13 @@ def test_every_option_makes_a_video(option: tuple[str, ...], command: Command, t
     result = command("generate", ROCKET, "-o", tmp_path / "out.mp4", *QUICK, "--steps", "2", *option)
     assert result.returncode == 0, result.stderr
     assert len(read_video(tmp_path / "out.mp4").frames) == (1 if option[0] == "--frames" else 3)
+
+
+def test_a_budget_s_plan_and_time_are_told_before_the_run(command: Command, tmp_path: Path) -> None:
+    result = command("generate", ROCKET, "-o", tmp_path / "a.mp4", *QUICK, "--memory", "4GB")
+    assert result.returncode == 0 and result.stdout.startswith(str(tmp_path / "a.mp4"))
+    told = r"memory: offload none, guidance's branches together, at most \d\.\d\d GB; expected time: about \d+ s\n"
+    assert re.match(told, result.stderr)
 
 
 def test_a_dry_run_tells_the_plan_and_writes_nothing(

@@ -27,6 +27,9 @@ def run(settings: GenerateSettings) -> int:
         planned = plan(settings)
         print_json(_plan_as_json(planned)) if settings.json else _print_plan(planned)
         return 0
+    if settings.memory in ("auto", "recipe") or isinstance(settings.memory, int):
+        planned = plan(settings)
+        print(f"{_memory_told(planned)}; expected time: about {_duration(planned.seconds)}", file=sys.stderr)
     failures = 0
     made = None
     with Terminal() as terminal:
@@ -114,9 +117,7 @@ def _print_plan(planned: Plan) -> None:
     print(dump(asked.video).rstrip())
     print(f"{counted.model_calls} model calls, {counted.operations / 1e12:.2f} TFLOP a video,", end=" ")
     print(f"{counted.weight_bytes / 1e9:.2f} GB of weights")
-    savings = planned.memory.placement.savings
-    print(f"memory: offload {planned.memory.placement.offload}, guidance's branches {savings.branches},", end=" ")
-    print(f"at most {planned.memory.peak_bytes / 1e9:.2f} GB:")
+    print(f"{_memory_told(planned)}:")
     for peak in planned.memory.peaks:
         print(f"  {peak.stage}: {peak.bytes / 1e9:.2f} GB, weights {peak.weight_bytes / 1e9:.2f} GB of them")
     each = planned.expected
@@ -125,6 +126,13 @@ def _print_plan(planned: Plan) -> None:
     print(f"; {each.waiting:.1f} s of them wait for weights" if each.waiting else "")
     for note in planned.notes:
         print(f"  note: {note}")
+
+
+def _memory_told(planned: Plan) -> str:
+    """How a video is run, and the most that it holds."""
+    placement, peak = planned.memory.placement, planned.memory.peak_bytes / 1e9
+    branches = f"guidance's branches {placement.savings.branches}"
+    return f"memory: offload {placement.offload}, {branches}, at most {peak:.2f} GB"
 
 
 def _duration(seconds: float) -> str:

@@ -72,6 +72,8 @@ def is_plain(unet: nn.Module) -> bool:
     """
     if not isinstance(unet, UNet) or not unet.cfg.is_temporal:
         return False
+    if any(type(parameter) is not nn.Parameter for parameter in unet.parameters()):  # quantised in place, say
+        return False
     on_cpu = unet.conv_in.weight.device.type == "cpu"
     return all(_is_ours(module) and (on_cpu or not _is_sliced(module)) for module in unet.modules())
 

@@ -29,9 +29,9 @@ from .image_to_video import VideoSettings, guided_denoiser
 # What the first generation of a process makes resident beside tensors and kernels, whatever its size: pages of torch's
 # and oneDNN's code, and buffers of threads. Measured with a model of 9 MB: 26 MB of code, 4 MB of heap.
 RUNTIME_BYTES = 30 * 10**6
-# Decoding leaves room between live blocks of the C library's heap, which holds what is below 32 MB: 20 to 60 MB by
-# bands, whatever the size of the video, since bands have one size.
-HEAP_BYTES = 35 * 10**6
+# Decoding leaves room between live blocks of the C library's heap, which holds what is below 32 MB: some ten bands of
+# 8 MiB, whatever the size of the video, since bands have one size. A plain decode leaves less.
+HEAP_BYTES, PLAIN_HEAP_BYTES = 110 * 10**6, 35 * 10**6
 # What the decoder compiles: its convolutions in each of four sizes, counted as by `models.memory`.
 DECODER_KERNELS = 24
 # Branches of guidance, and slices of the feed-forwards, from the fastest on.
@@ -99,7 +99,10 @@ def plan_memory(load: Workload, placement: Placement, budget: int, held: int = 0
         chosen = _fitting(load, dataclasses.replace(placement, offload=offload), budget - held)
         if chosen is not None:
             return chosen
-    raise UsageError(_too_small(load, lowest(load, placement), budget, held))
+    low = lowest(load, placement)
+    if low.peak_bytes <= budget - held:  # what one stage leaves in memory may depend on the rung of another
+        return low
+    raise UsageError(_too_small(load, low, budget, held))
 
 
 def lowest(load: Workload, placement: Placement) -> MemoryPlan:
@@ -286,7 +289,7 @@ def _beside(load: Workload, placement: Placement, stage: str) -> int:
     if stage != "decode":
         return RUNTIME_BYTES
     kernels = _denoising_counts(load, placement).kept_bytes + DECODER_KERNELS * KERNEL_BYTES
-    return RUNTIME_BYTES + kernels + HEAP_BYTES
+    return RUNTIME_BYTES + kernels + (HEAP_BYTES if load.video.chunked == "exact" else PLAIN_HEAP_BYTES)
 
 
 def _resident(load: Workload, placement: Placement, network: str) -> int:
@@ -450,6 +453,8 @@ def _too_small(load: Workload, low: MemoryPlan, budget: int, held: int) -> str:
     """What is needed at least, and which video would fit."""
     asked = f"{load.video.frames} frames of {load.width}x{load.height} with {load.preset.name}"
     others = [text for text in (_fewer_frames(load, low, budget - held), _smaller(load, low, budget - held)) if text]
+    if not others:
+        others = [text for text in (_smallest(load, low, budget - held),) if text]
     hint = f", or {' or '.join(others)}" if others else "; no other number of frames and no other size would fit"
     floor = gigabytes(low.peak_bytes + held)
     return f"memory is {gigabytes(budget)}, and {asked} need {floor}; expected at least that{hint}."
@@ -461,12 +466,14 @@ def gigabytes(count: int) -> str:
 
 
 def _fewer_frames(load: Workload, low: MemoryPlan, budget: int) -> str | None:
-    frames = int(load.video.frames * min(map(_share_of(budget), low.peaks[2:])))
-    if frames < 1 or any(peak.bytes > budget for peak in low.peaks[:2]):  # an image is encoded whatever the frames
+    if any(peak.bytes > budget for peak in low.peaks[:2]):  # an image is encoded whatever the frames
         return None
-    video = dataclasses.replace(load.video, frames=frames, chunk=load.video.chunk and min(load.video.chunk, frames))
-    fits = predict(dataclasses.replace(load, video=video), low.placement).peak_bytes <= budget
-    return f"--frames {frames}" if fits else None
+    guess = int(load.video.frames * min(map(_share_of(budget), low.peaks[2:])))
+    # Peaks do not grow evenly: what the first guess misses, half of it may not.
+    for frames in dict.fromkeys((guess, guess - 1, load.video.frames // 2, load.video.frames // 4, 1)):
+        if 0 < frames < load.video.frames and _fits(_of_frames(load, frames), low, budget):
+            return f"--frames {frames}"
+    return None
 
 
 def _smaller(load: Workload, low: MemoryPlan, budget: int) -> str | None:
@@ -475,8 +482,27 @@ def _smaller(load: Workload, low: MemoryPlan, budget: int) -> str | None:
     width, height = (int(side * max(share, 0) ** 0.5) // unit * unit for side in (load.width, load.height))
     if min(width, height) < unit:
         return None
-    fits = predict(dataclasses.replace(load, width=width, height=height), low.placement).peak_bytes <= budget
-    return f"--size {width}x{height}" if fits else None
+    return (
+        f"--size {width}x{height}"
+        if _fits(dataclasses.replace(load, width=width, height=height), low, budget)
+        else None
+    )
+
+
+def _smallest(load: Workload, low: MemoryPlan, budget: int) -> str | None:
+    """The video that needs the least of all, if that fits."""
+    unit = 8 * load.preset.autoencoder.downsampling
+    least = dataclasses.replace(_of_frames(load, 1), width=unit, height=unit)
+    return f"--frames 1 --size {unit}x{unit}" if _fits(least, low, budget) else None
+
+
+def _of_frames(load: Workload, frames: int) -> Workload:
+    chunk = load.video.chunk and min(load.video.chunk, frames)
+    return dataclasses.replace(load, video=dataclasses.replace(load.video, frames=frames, chunk=chunk))
+
+
+def _fits(load: Workload, low: MemoryPlan, budget: int) -> bool:
+    return predict(load, low.placement).peak_bytes <= budget
 
 
 def _share_of(budget: int) -> Callable[[StagePeak], float]:

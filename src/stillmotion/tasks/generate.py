@@ -266,7 +266,8 @@ def _make_new(
     frames, seed, retried = _moving(request, studio, picture, first_seed, clock)
     recipe = studio.recipe(request, record, frames, seed)
     clock(Progress("write", 0, 1))
-    path, written = _write(request, frames, recipe, source, first_seed)
+    with _memory_explained(request, frames.shape[2], frames.shape[1]):
+        path, written = _write(request, frames, recipe, source, first_seed)
     clock(Progress("write", 1, 1))
     notes = [*request.advice(picture), *retried, *studio.notes, *written]
     if record.webp is None and not request.settings.private:

@@ -98,6 +98,16 @@ class Adapted(nn.Linear):
     """Stands for a layer that another library put in."""
 
 
+class Quantised(nn.Parameter):
+    """Stands for weights that another library keeps in fewer bits within layers that look like torch's."""
+
+
+def test_weights_of_another_kind_are_left_alone(unet: UNet) -> None:
+    layer = unet.time_embedding.linear_1
+    layer.weight = Quantised(layer.weight.detach(), requires_grad=False)
+    assert not is_plain(unet)
+
+
 def test_hooked_adapted_patched_and_compiled_networks_are_left_alone(unet: UNet) -> None:
     assert is_plain(unet)
     handle = unet.conv_in.register_forward_hook(lambda layer, x, y: y)
