@@ -10,6 +10,7 @@ from typing import Any
 from ..config import dump, to_tree
 from ..errors import StillmotionError, UsageError, printable
 from ..tasks.generate import Made, Plan, generate, plan
+from ..tasks.machine import compute_on_usable_cores
 from ..tasks.outputs import is_file_name
 from ..tasks.settings import GenerateSettings
 from .options import app_of
@@ -23,6 +24,7 @@ def run(settings: GenerateSettings) -> int:
     """Make the videos and print where each lies; 1 if any could not be made."""
     if settings.preview_every is not None and settings.preview is None:
         raise UsageError("preview-every is set without a file to show; expected --preview FILE too.")
+    compute_on_usable_cores()
     if settings.dry_run:
         planned = plan(settings)
         print_json(_plan_as_json(planned)) if settings.json else _print_plan(planned)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..tasks.grid import GridSettings, grid
+from ..tasks.machine import compute_on_usable_cores
 from .options import app_of
 from .printing import print_json
 from .progress import Terminal
@@ -10,6 +11,7 @@ from .progress import Terminal
 
 def run(settings: GridSettings) -> int:
     """Make the mosaic and print where it lies."""
+    compute_on_usable_cores()
     with Terminal() as terminal:
         made = grid(settings, terminal)
     if settings.json:

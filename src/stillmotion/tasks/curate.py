@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,7 +38,7 @@ from ..curation.stage import Needs, legs_of, needs_of, told
 from ..curation.thresholds import View, ViewConfig, take_view
 from ..errors import StillmotionError, UsageError
 from ..files import atomic_path, check_writable
-from .machine import main_memory
+from .machine import main_memory, usable_cores
 
 WORK, SETTINGS, SOURCES, STAGES = "work", "curate.yaml", "sources.json", "stages.json"
 VIEWS, SHARDS, IDS = "views", "shards", "ids.txt"
@@ -332,7 +331,7 @@ def _workers(settings: RunSettings, needs: Needs) -> int:
         return settings.workers
     if settings.engine == "ray":
         return sys.maxsize
-    room = [len(os.sched_getaffinity(0)) / needs.cpus, main_memory()[0] / (needs.memory_mb * 1024**2)]
+    room = [usable_cores() / needs.cpus, main_memory()[0] / (needs.memory_mb * 1024**2)]
     if needs.gpus:
         room.append(torch.cuda.device_count() / needs.gpus)
     return max(1, int(min(room)))

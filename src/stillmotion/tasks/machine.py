@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import platform
 import shutil
@@ -24,6 +25,11 @@ PACKAGES = (
 )
 OPENCV = ("opencv-python-headless", "opencv-python", "opencv-contrib-python")
 CGROUP_USE = {"memory.max": "memory.current", "memory.limit_in_bytes": "memory.usage_in_bytes"}
+# Where a quota of processor time stands, and the time that it is of: in one file, or in two.
+CGROUP_QUOTAS = (
+    "/sys/fs/cgroup/cpu.max",
+    "/sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/cpu/cpu.cfs_period_us",
+)
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
@@ -157,6 +163,25 @@ def _processor() -> str:
     lines = _lines(Path("/proc/cpuinfo"))
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(named, platform.processor() or platform.machine())
+
+
+def usable_cores() -> int:
+    """Cores that this process may keep busy: its own, within the quota of a container where there is one."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    for name in CGROUP_QUOTAS:
+        said = " ".join(line for each in name.split() for line in _lines(Path(each))).split()
+        if len(said) == 2 and said[0].isdecimal() and said[1].isdecimal():
+            cores = min(cores, max(1, math.ceil(int(said[0]) / int(said[1]))))
+    return cores
+
+
+def compute_on_usable_cores() -> None:
+    """Let torch have no more threads than may run at once, which it does not know of a container.
+
+    What OMP_NUM_THREADS says stands.
+    """
+    if "OMP_NUM_THREADS" not in os.environ and usable_cores() < torch.get_num_threads():
+        torch.set_num_threads(usable_cores())
 
 
 def main_memory() -> tuple[int, int]:
