@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stillmotion.errors import UsageError
+from stillmotion.errors import StillmotionError, UsageError
 from stillmotion.pipelines import image_to_video
 from stillmotion.placement import Placement, Savings
 from stillmotion.recipe import Recipe, read_recipe
@@ -94,6 +94,15 @@ def test_running_out_of_memory_is_said_and_recorded(tmp_path: Path, monkeypatch:
     assert again.is_identical and again.made.recipe is not None and again.made.recipe.plan == made.recipe.plan
     other = repeat(RepeatSettings(file=made.path, output=tmp_path / "other.mp4", set=("memory=20GB",)))
     assert "decode_frames None instead of 1" in other.differences
+
+
+def test_running_out_of_memory_while_writing_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*given: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(module, "write_video", failing)
+    with pytest.raises(StillmotionError, match=r"memory ran out at \d+ frames of \d+x\d+; try"):
+        next(generate(asked(tmp_path)))
 
 
 def test_a_recipe_from_before_savings_still_reads(tmp_path: Path) -> None:
