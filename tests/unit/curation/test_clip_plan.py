@@ -105,8 +105,8 @@ def test_shots_beyond_the_video_are_cut_to_it() -> None:
     assert plan_clips([Span(0, 10_000)], [], seen(100), ClipConfig()) == [Span(0, 99)]
 
 
-def test_one_frame() -> None:
-    assert plan_clips([Span(0, 0)], [], seen(1), ClipConfig(min_s=0.01)) == [Span(0, 0)]
+def test_one_frame_has_no_length() -> None:
+    assert plan_clips([Span(0, 0)], [], seen(1), ClipConfig(min_s=0.01)) == []
 
 
 def test_variable_rate_counts_seconds_not_frames() -> None:
