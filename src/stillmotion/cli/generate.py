@@ -29,7 +29,7 @@ def run(settings: GenerateSettings) -> int:
         planned = plan(settings)
         print_json(_plan_as_json(planned)) if settings.json else _print_plan(planned)
         return 0
-    if settings.memory in ("auto", "recipe") or isinstance(settings.memory, int):
+    if settings.memory is not None:
         planned = plan(settings)
         print(f"{_memory_told(planned)}; expected time: about {_duration(planned.seconds)}", file=sys.stderr)
     failures = 0

@@ -111,7 +111,7 @@ def within_frames(
     rows: of a band. shortcut: what is added to the result, through a 1x1 convolution where one is given; it may be
     `target` itself.
     """
-    found, heights, height, band = [], [], source.shape[1], source
+    found, heights, made, height = [], [], [], source.shape[1]
     for top, bottom in _bands(height, rows):
         is_whole = bottom - top == height and kernel.takes_whole(source)
         images = _activated(source.to(kernel.device), norm) if is_whole else _framed(source, top, bottom, norm, kernel)
@@ -129,8 +129,11 @@ def within_frames(
             written.copy_(band)
         heights.append(bottom - top)
         found.append(joined([moments_of(frame.flatten(0, 1)) for frame in band]))
-    assert target is not None or len(found) == 1
-    return band if target is None else target, pooled(found, heights)
+        if target is None:
+            made.append(band)
+    if target is None:
+        (target,) = made
+    return target, pooled(found, heights)
 
 
 def across_frames(x: Float[Tensor, "t p c"], norm: Affine | None, kernel: Kernel) -> Float[Tensor, "t p c2"]:

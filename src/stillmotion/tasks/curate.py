@@ -275,7 +275,7 @@ def _work(
 
 
 def _to_do(curator: Curator, sources: Sequence[Source], leg: int, failed: set[str], tally: Tally) -> list[Source]:
-    """The sources that a leg still has work for; the others are counted, as are those that have failed for now."""
+    """The sources that a leg still has work for; the others are counted, those that failed in this run among them."""
     todo, ledger, stages = [], Ledger(curator.root), stages_of(curator.cfg)
     for source in sources:
         done = Done(None) if source.name in failed else finished(ledger, stages, Step(source, leg))

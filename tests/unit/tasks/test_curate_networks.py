@@ -9,17 +9,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from stillmotion.cli import main
 from stillmotion.curation.manifest import read_manifest
 from stillmotion.errors import CheckpointError, ConfigError, UsageError
+from stillmotion.tasks import curated
 from stillmotion.tasks.curate import CurationSummary
-from stillmotion.tasks.curated import (
-    FilterSettings,
-    ReportSettings,
-    StatusSettings,
-    filter_clips,
-    report_again,
-    standing,
-)
 
 from ..curation.tiny_networks import save_blip2, save_clip
 from .test_curate import curate, film
@@ -79,10 +73,13 @@ def test_without_the_weights_a_folder_can_still_be_asked(copied: Path) -> None:
     curate(copied / "films", copied / "set", *asked(copied))
     for name in ("blip2", "clip"):
         shutil.rmtree(copied / name)
-    found = standing(StatusSettings(output=copied / "set"))
+    found = curated.standing(curated.StatusSettings(output=copied / "set"))
     assert (found.done, found.clips, found.failures) == (1, 1, {})
-    assert "data:image/jpeg" in report_again(ReportSettings(output=copied / "set")).read_text()
-    assert len(filter_clips(FilterSettings(output=copied / "set", drop=("bytes<1",), shards=True)).shards) == 1
+    assert "data:image/jpeg" in curated.report_again(curated.ReportSettings(output=copied / "set")).read_text()
+    assert (
+        len(curated.filter_clips(curated.FilterSettings(output=copied / "set", drop=("bytes<1",), shards=True)).shards)
+        == 1
+    )
 
 
 def test_what_cannot_work_is_refused_before_any_work(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,3 +95,15 @@ def test_what_cannot_work_is_refused_before_any_work(copied: Path, monkeypatch: 
     with pytest.raises(ConfigError, match="2 captioners of the kind image"):
         curate(copied / "films", out, "curation.captions=[{kind: image}, {kind: image, prompt: b}]")
     assert not out.exists()
+
+
+def test_a_network_that_fails_later_is_a_row_and_an_exit_code(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (copied / "clip" / "model.safetensors").write_bytes(b"no tensors at all")
+    settings = [
+        part for each in ("curation.clips.min_s=1", "view.rules=[]", *asked(copied)) for part in ("--set", each)
+    ]
+    run = ["curate", "run", str(copied / "films"), str(copied / "set"), "--workers", "0", *settings]
+    assert main(run) == 1
+    assert "1 videos met a network that cannot be used" in capsys.readouterr().err
+    found = curated.standing(curated.StatusSettings(output=copied / "set"))
+    assert found.failures == {"no_scorer": 1}, "it is tried again by the next run"
