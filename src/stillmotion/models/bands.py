@@ -129,11 +129,8 @@ def within_frames(
             written.copy_(band)
         heights.append(bottom - top)
         found.append(joined([moments_of(frame.flatten(0, 1)) for frame in band]))
-        if target is None:
-            made.append(band)
-    if target is None:
-        (target,) = made
-    return target, pooled(found, heights)
+        made.append(band if target is None else target)
+    return made[-1], pooled(found, heights)
 
 
 def across_frames(x: Float[Tensor, "t p c"], norm: Affine | None, kernel: Kernel) -> Float[Tensor, "t p c2"]:
