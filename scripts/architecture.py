@@ -11,7 +11,7 @@ from pathlib import Path
 PACKAGE = "stillmotion"
 BELOW_TRAINING = frozenset(
     {"errors", "files", "events", "config", "hub", "nn", "media", "models", "diffusion", "conditioning", "presets"}
-    | {"checkpoints", "placement", "pipelines", "evaluation", "curation"}
+    | {"native", "checkpoints", "placement", "pipelines", "evaluation", "curation"}
 )
 BELOW_TASKS = BELOW_TRAINING | {"training", "recipe"}
 FACE = frozenset({"tasks", "recipe", "presets", "evaluation", "media", "config", "errors", "files", "events"})
@@ -22,6 +22,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "events": frozenset({"errors"}),
     "config": frozenset({"errors", "files", "events"}),
     "hub": frozenset({"errors", "files", "events"}),
+    "native": frozenset({"errors"}),
     "nn": frozenset(),
     "media": frozenset({"errors", "files", "events", "config"}),
     "models": frozenset({"nn", "config", "errors", "events"}),
@@ -34,7 +35,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "placement": frozenset({"models", "config", "errors", "events"}),
     "pipelines": BELOW_TRAINING - {"files", "hub", "pipelines", "evaluation", "curation"},
     "evaluation": frozenset({"media", "nn", "config", "errors", "files", "events"}),
-    "curation": frozenset({"evaluation", "media", "nn", "hub", "files", "config", "errors", "events"}),
+    "curation": frozenset({"evaluation", "media", "native", "nn", "hub", "files", "config", "errors", "events"}),
     "training": BELOW_TRAINING,
     "recipe": frozenset({"presets", "media", "pipelines", "placement", "config", "errors", "files"}),
     "tasks": BELOW_TASKS,
@@ -50,6 +51,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "typer": ("cli",),
     "ray": ("curation", "execute"),
     "yaml": ("config",),
+    "numba": ("native",),
     "diffusers": (),
 }
 # Files that import our own names inside functions: the lazy public face and the command table.

@@ -12,15 +12,16 @@ from jaxtyping import Bool, Float, Shaped
 from pydantic import Field
 
 from ..config import checked, config
-from ..evaluation.opencv import cv2
 from ..media.scan import Sight
+from ..native import native
 from .camera_class import CameraMotion, camera_class, fit_cameras
 from .observe import Observed
 from .records import Number, Span, Video
 from .sample_flow import GRID, Moved, moved, small_picture
 from .sample_picture import LIMITED, Chroma, bars, blockiness, brightness, chroma, colour, sharpness
+from .thumbnails import PLANE, Plane
 
-VERSION = "2"  # of the columns: changes whenever the same video could get other numbers
+VERSION = "3"  # of the columns: changes whenever the same video could get other numbers
 ROWS = 16  # of a frame, by which every frame is compared with the one before
 AT_ONCE = 64  # samples
 HELD_LEVELS = 0.15  # mean change below which a frame repeats the one before; coding noise of a still picture is above
@@ -57,7 +58,7 @@ class SampleObserver:
     def __init__(self, cfg: SampleConfig = TWICE_A_SECOND) -> None:
         self._period_s = 1 / checked(cfg).per_second
         self._due_s = -math.inf
-        self._rows: np.ndarray | None = None
+        self._rows = np.empty((0, 0), np.uint8)  # of the frame before
         # Small pictures that wait for one another; the first has had its turn already where `_is_carried`. Beside them
         # the colour and the range of those that have not.
         self._smalls: list[np.ndarray] = []
@@ -73,15 +74,14 @@ class SampleObserver:
         """Take in one frame."""
         luma = sight.luma
         step = max(1, luma.shape[0] // ROWS)
-        rows = luma[step // 2 :: step]
-        gain = 1.0 if sight.is_full_range else LIMITED
-        self._levels.append(cv2.sumElems(rows)[0] * gain / rows.size)
-        known = self._rows
-        change = math.nan
-        if known is not None and known.shape == rows.shape:
-            change = cv2.norm(rows, known, cv2.NORM_L1) * gain / rows.size
-        self._changes.append(change)
-        self._rows = rows.copy()
+        shape = len(range(step // 2, luma.shape[0], step)), luma.shape[1]
+        is_first = self._rows.shape != shape
+        if is_first:
+            self._rows = np.zeros(shape, np.uint8)
+        level, change = glance(luma, step, self._rows)
+        gain = (1.0 if sight.is_full_range else LIMITED) / self._rows.size
+        self._levels.append(level * gain)
+        self._changes.append(math.nan if is_first else change * gain)
         if sight.time_s >= self._due_s - CLOCK_SLACK:
             self._sample(sight)
 
@@ -139,6 +139,23 @@ class SampleObserver:
             table = np.array(values, np.float32).reshape(-1, len(names))
             found |= {name: table[:, place].copy() for place, name in enumerate(names)}
         return {f"samples.{name}": column for name, column in found.items()}
+
+
+@native(f"UniTuple(int64, 2)({PLANE}, int64, uint8[:,::1])")
+def glance(luma: Plane, step: int, known: Plane) -> tuple[int, int]:
+    """The sum of every `step`-th row, and of its differences from rows known before, whose place it then takes."""
+    if luma.strides[1] != 1:
+        raise ValueError("pixels apart; expected them side by side")
+    level = change = 0
+    for place in range(known.shape[0]):
+        row, whole, moved = step // 2 + place * step, np.int32(0), np.int32(0)
+        for column in range(known.shape[1]):
+            here, before = luma[row, column], known[place, column]
+            whole = np.int32(whole + here)
+            moved = np.int32(moved + np.uint8(max(here, before) - min(here, before)))
+            known[place, column] = here
+        level, change = level + int(whole), change + int(moved)
+    return level, change
 
 
 def span_scores(observed: Observed, span: Span, video: Video) -> dict[str, Number]:

@@ -133,7 +133,7 @@ class TestPicture:
 
     def test_sharpness_is_the_variance_of_the_laplacian(self):
         luma = np.random.default_rng(0).integers(0, 256, (200, 200), np.uint8)
-        part = np.pad(luma[70:130, 70:130].astype(int), 1, mode="reflect")
+        part = luma[69:131, 69:131].astype(int)
         around = part[:-2, 1:-1] + part[2:, 1:-1] + part[1:-1, :-2] + part[1:-1, 2:] - 4 * part[1:-1, 1:-1]
         found = span_scores(sampled([luma]), Span(0, 0), video_of(200, 200))
         assert found["picture.sharpness"] == pytest.approx(around.var(), rel=1e-5)

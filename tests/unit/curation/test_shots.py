@@ -15,7 +15,7 @@ from stillmotion.curation.observe import Observed, observe
 from stillmotion.curation.records import Span, Transition
 from stillmotion.curation.shot_features import HALO, features
 from stillmotion.curation.shots import KINDS, OnePass, ShotConfig, ShotObserver, find_transitions, shots_between
-from stillmotion.curation.thumbnails import CHROMA_PX, LUMA_BYTES, LUMA_PX, shrink, shrink_pair, thumbnail
+from stillmotion.curation.thumbnails import CHROMA_PX, LUMA_BYTES, LUMA_PX, shrink, thumbnail
 from stillmotion.training.edits import EditConfig, draw_edit, write_edit
 
 
@@ -123,11 +123,31 @@ def test_shrinking_keeps_the_mean() -> None:
     assert np.abs(small.mean(0) - np.linspace(2.7, 252.3, 48)).max() < 3
 
 
-@pytest.mark.parametrize("size", [(180, 320), (540, 960), (135, 240), (240, 427), (14, 24), (9, 11), (1080, 1920)])
-def test_two_planes_shrink_together_as_they_do_alone(size: tuple[int, int]) -> None:
-    one, other = np.random.default_rng(0).integers(0, 256, (2, *size), np.uint8)
-    apart = np.concatenate([shrink(one, CHROMA_PX), shrink(other, CHROMA_PX)])
-    assert np.array_equal(shrink_pair(one, other, CHROMA_PX), apart)
+@pytest.mark.parametrize("size", [(360, 640), (480, 854), (1080, 1920), (144, 176), (60, 110), (27, 48)])
+def test_a_thumbnail_is_its_planes_shrunk(size: tuple[int, int]) -> None:
+    rng, half = np.random.default_rng(0), (size[0] // 2, size[1] // 2)
+    # Lines of the decoder are longer than the picture, and some formats store blue and red by turns.
+    luma = rng.integers(0, 256, (size[0], size[1] + 32), np.uint8)[:, : size[1]]
+    pairs = rng.integers(0, 256, (half[0], 2 * half[1]), np.uint8)
+    blue, red = pairs[:, 0::2], pairs[:, 1::2]
+    for is_full_range, black, white in ((True, 0, 255), (False, 16, 235)):
+        sight = SimpleNamespace(luma=luma, blue=blue, red=red, is_full_range=is_full_range)
+        row = thumbnail(sight)  # pyright: ignore[reportArgumentType]
+        levels = (shrink(luma, LUMA_PX).ravel().astype(float) - black) * 255 / (white - black)
+        assert np.abs(row[:LUMA_BYTES] - levels.clip(0, 255)).max() <= 0.5
+        assert np.array_equal(
+            row[LUMA_BYTES:], np.concatenate([shrink(each, CHROMA_PX).ravel() for each in (blue, red)])
+        )
+
+
+@pytest.mark.parametrize("size", [(108, 192), (216, 384)])
+def test_shrinking_averages_two_by_two(size: tuple[int, int]) -> None:
+    plane = np.random.default_rng(0).integers(0, 256, size, np.uint8)
+    # Half of the rows are read; at last two by two remain, which the nearest two pixels each way are.
+    mean = plane[::2].astype(float)
+    for _ in range(size[1] // LUMA_PX[0] // 4):
+        mean = np.floor(mean.reshape(mean.shape[0] // 2, 2, -1, 2).mean((1, 3)) + 0.5)
+    assert np.abs(shrink(plane, LUMA_PX) - mean.reshape(27, -1, 48, 2).mean((1, 3))).max() <= 0.5
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 500), (500, 3), (49, 27), (1919, 1081)])
@@ -181,7 +201,7 @@ def test_transitions_of_a_generated_video_are_found(tmp_path: Path) -> None:
 def test_the_cascade_finds_cuts_at_each_rate(tmp_path: Path) -> None:
     cfg = ShotConfig(detector=Cascade())
     weights = (1.0, 0.0, 0.0, 0.0)
-    edit = draw_edit(EditConfig(width=160, height=90, shots=5, shot_s=(0.8, 1.4), weights=weights, fps=(25.0,)), 70_002)
+    edit = draw_edit(EditConfig(width=160, height=90, shots=5, shot_s=(0.8, 1.4), weights=weights, fps=(25.0,)), 70_005)
     path = tmp_path / "cuts.mp4"
     truth = write_edit(path, edit)
     found = observe(path, [ShotObserver(cfg)])

@@ -1,0 +1,70 @@
+"""Loops over pixels that are compiled for this processor at their first call and kept on disk for the next process."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections.abc import Callable
+from typing import Any, Generic, ParamSpec, TypeVar
+
+from .errors import StillmotionError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Native(Generic[P, R]):
+    """A function of arrays and numbers, compiled with Numba; `function` is what was written.
+
+    It runs without the interpreter's lock and checks no bounds: callers see to shapes. Natives may call one another.
+    """
+
+    def __init__(self, function: Callable[P, R], signature: str | None) -> None:
+        self.function, self._signature = function, signature
+        self._compiled: Callable[P, R] | None = None
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *arguments: P.args, **named: P.kwargs) -> R:
+        if self._compiled is None:
+            self._compiled = _compiled(_linked(self.function), self._signature)
+        return self._compiled(*arguments, **named)
+
+
+def native(signature: str | None = None) -> Callable[[Callable[P, R]], Native[P, R]]:
+    """Compile a function for arguments of these types of Numba's, such as "void(uint8[:,::1], int64)".
+
+    Without a signature it is compiled for whatever it meets, each kind anew. Of arrays with any strides ('A') the
+    compiler makes vector instructions only where the code has asked before whether the last of them is 1, and where
+    no place counts from below 0.
+    """
+    return lambda function: Native(function, signature)
+
+
+def _linked(function: Callable[P, R]) -> Callable[P, R]:
+    """The same function, calling what was compiled of each Native that it names."""
+    plain = inspect.unwrap(function)  # checkers of types wrap what they are shown
+    code: types.CodeType = plain.__code__
+    scope: dict[str, Any] = plain.__globals__
+    named = {name: scope[name] for name in code.co_names if isinstance(scope.get(name), Native)}
+    # These become part of what is kept of the whole.
+    inner = {name: _numba().njit(nogil=True)(_linked(each.function)) for name, each in named.items()}
+    return types.FunctionType(code, {**scope, **inner}, plain.__name__) if inner else plain
+
+
+def _compiled(function: Callable[P, R], signature: str | None) -> Callable[P, R]:
+    compiler = _numba().njit
+    try:
+        return compiler(signature, nogil=True, cache=True)(function)
+    except (OSError, RuntimeError):  # no folder to keep it in can be written, or the disk is full
+        return compiler(signature, nogil=True)(function)
+
+
+def _numba() -> types.ModuleType:
+    try:
+        import numba
+    except ImportError:
+        raise StillmotionError(
+            "Numba is missing; expected it to be there after `pip install stillmotion[curate]`."
+        ) from None
+    return numba
