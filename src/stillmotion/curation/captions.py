@@ -22,7 +22,7 @@ from pydantic import Field
 from ..config import CHOICE, config
 from ..errors import StillmotionError
 from .pretrained import Pretrained, folder_of, load, load_processor, version_of
-from .records import Number, digest
+from .records import Number
 from .scorer import Look
 
 MIDDLE = 3  # looks of three frames: the second is the middle one
@@ -90,7 +90,6 @@ class Captioner(Protocol):
     """A scorer whose one column, `caption.<name>`, is what it says of the clip."""
 
     name: str
-    version: str
     frames: int
 
     def score(self, look: Look) -> Mapping[str, Number | tuple[float, ...]]:
@@ -139,7 +138,6 @@ class _ImageCaptioner:
         self.cfg = cfg
         self.model = load("AutoModelForImageTextToText", folder, cfg.network)
         self.processor = load_processor("AutoProcessor", folder)
-        self.version = _version(folder, cfg.network, cfg.prompt, cfg.max_tokens)
 
     def score(self, look: Look) -> Mapping[str, Number | tuple[float, ...]]:
         text = _said_of(self.model, self.processor, look.frames[len(look.frames) // 2][None], self.cfg)
@@ -154,7 +152,6 @@ class _VideoCaptioner:
         self.cfg, self.frames = cfg, cfg.frames
         self.model = load("AutoModelForImageTextToText", folder, cfg.network)
         self.processor = load_processor("AutoProcessor", folder)
-        self.version = _version(folder, cfg.network, cfg.prompt, cfg.max_tokens, cfg.frames)
 
     def score(self, look: Look) -> Mapping[str, Number | tuple[float, ...]]:
         return {self.name: _said_of(self.model, self.processor, look.frames, self.cfg)}
@@ -168,7 +165,6 @@ class _SummaryCaptioner:
         self.cfg = cfg
         self.model = load("AutoModelForCausalLM", folder, cfg.network)
         self.tokenizer = load_processor("AutoTokenizer", folder)
-        self.version = _version(folder, cfg.network, MERGE, cfg.max_tokens)
 
     def score(self, look: Look) -> Mapping[str, Number | tuple[float, ...]]:
         """What it makes of the others' captions; the only one there is passes as it is, and none gives none."""
@@ -203,7 +199,6 @@ class _CocaCaptioner:
             cfg.architecture, pretrained=cfg.weights, device=cfg.device
         )
         self.model.eval()
-        self.version = "-".join(["1", *coca_mark(cfg)])
 
     @torch.inference_mode()
     def score(self, look: Look) -> Mapping[str, Number | tuple[float, ...]]:
@@ -238,7 +233,3 @@ def _generated(model: Any, tokenizer: Any, asked: Any, max_tokens: int, network:
     whole = tokens[0]
     asked_first = length and len(whole) >= length and torch.equal(whole[:length], given["input_ids"][0])
     return one_line(tokenizer.decode(whole[length:] if asked_first else whole, skip_special_tokens=True))
-
-
-def _version(folder: Path, network: Pretrained, *settings: str | int) -> str:
-    return f"1-{version_of(folder)}-{network.dtype}-{digest(list(settings))[:8]}"

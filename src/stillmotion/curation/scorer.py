@@ -26,11 +26,9 @@ class Look:
 
 @runtime_checkable
 class Scorer(Protocol):
-    """A pure function of a clip, named and versioned: both stand in the manifest beside its columns."""
+    """A pure function of a clip. Its name stands in the manifest beside its columns, with the version of its Looker."""
 
     name: str
-    # Changes whenever the same clip could get other numbers: code, settings, weights.
-    version: str
     # How many evenly spaced frames it wants to see; 3 are the first, the middle and the last.
     frames: int
 

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from ..config import config
 from ..errors import CheckpointError
-from .pretrained import Pretrained, folder_of, load, load_processor, version_of
+from .pretrained import Pretrained, folder_of, load, load_processor
 from .records import Number
 from .scorer import Look
 
@@ -55,7 +55,6 @@ class Similarity:
         self.processor = load_processor("AutoImageProcessor", folder)
         self.tokenizer = load_processor("AutoTokenizer", folder)
         self.head = None if cfg.aesthetic is None else AestheticHead(cfg.aesthetic)
-        self.version = f"1-{version_of(folder)}-{cfg.clip.dtype}-{self.head.version if self.head else 'none'}"
 
     def score(self, look: Look) -> Mapping[str, Number | tuple[float, ...]]:
         """Similarities are means over the frames, in [-1, 1]; the embedding is their mean, of length 1."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,19 @@ SCHEMES = ("file", "local", "memory", "http", "https", "s3", "gs", "gcs", "az", 
 CURATED = ("curate.yaml", "work/sources.json")  # what the results of a run are known by
 MAX_LIST_BYTES = 256 * 1024**2
 FETCH_BLOCK = 1 << 20
+ASKED_AT_ONCE = 16  # addresses of a list
+# What fsspec's systems call an entity tag, or else the time of the last change.
+STAMPS = (
+    "ETag",
+    "etag",
+    "Content-MD5",
+    "md5Hash",
+    "Last-Modified",
+    "LastModified",
+    "last_modified",
+    "mtime",
+    "created",
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -101,7 +115,7 @@ def _walk(root: Path, output: Path) -> Found:
             path = folder / name
             if name.startswith(".") or path.suffix.lower() in BESIDE:
                 beside += 1
-            elif os.path.isfile(path) or os.path.islink(path) or not os.path.exists(path):  # the worker says why
+            else:  # the worker says what is none, such as a pipe or a link to nothing
                 sources.append(_local(path, path.relative_to(root).as_posix()))
     sources.sort(key=lambda source: source.name)
     failures.sort(key=lambda failure: failure.source)
@@ -154,16 +168,31 @@ def _list(path: Path) -> Found:
     if path.suffix.lower() != ".json":  # where a line may be a remark
         entries = [entry.strip() for entry in entries if not entry.startswith("#")]
     named = dict.fromkeys(entry for entry in entries if entry.strip())
-    sources = []
-    for entry in named:
-        if "://" in entry:
-            _check_scheme(entry)
-            sources.append(Source(_shown(entry), entry))
-        else:
-            place = path.parent / entry
-            inside = place.is_relative_to(path.parent)
-            sources.append(_local(place, place.relative_to(path.parent).as_posix() if inside else entry))
+    remote = [entry for entry in named if "://" in entry]
+    for entry in remote:
+        _check_scheme(entry)
+    with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
+        sources = list(pool.map(_remote, remote))
+    for entry in named.keys() - set(remote):
+        place = path.parent / entry
+        inside = place.is_relative_to(path.parent)
+        sources.append(_local(place, place.relative_to(path.parent).as_posix() if inside else entry))
     return Found(tuple(sorted(sources, key=lambda source: source.name)))
+
+
+def _remote(address: str) -> Source:
+    """An address with the size and the stamp that it gives, by which a later run knows whether it is the same file."""
+    try:
+        system, place = _system(address)
+        detail = system.info(place)
+    except Exception:  # the one who fetches it will say why
+        return Source(_shown(address), address)
+    return Source(_shown(address), address, detail.get("size"), _stamp(detail))
+
+
+def _stamp(detail: Mapping[str, Any]) -> str:
+    """What a system says of a file that changes with its content."""
+    return str(next((detail[name] for name in STAMPS if detail.get(name)), ""))
 
 
 def _address(given: str) -> Found:
@@ -173,15 +202,14 @@ def _address(given: str) -> Found:
     except Exception as error:  # what fsspec's many systems raise has no parent of its own
         raise UsageError(f"{given} cannot be listed: {type(error).__name__}: {error}.") from None
     if not details:
-        return Found((Source(given, given),))
+        return Found((_remote(given),))
     sources, beside = [], 0
     for place, detail in sorted(details.items()):
         name = str(place)[len(str(root).rstrip("/")) :].lstrip("/")
         if Path(name).name.startswith(".") or Path(name).suffix.lower() in BESIDE:
             beside += 1
             continue
-        stamp = str(detail.get("ETag") or detail.get("etag") or detail.get("mtime") or detail.get("created") or "")
-        sources.append(Source(_shown(name), system.unstrip_protocol(place), detail.get("size"), stamp))
+        sources.append(Source(_shown(name), system.unstrip_protocol(place), detail.get("size"), _stamp(detail)))
     return Found(tuple(sorted(sources, key=lambda source: source.name)), (), beside)
 
 

@@ -55,16 +55,17 @@ class FilterSettings:
     output: Annotated[Path, Field(description="The folder that `curate run` wrote.")]
     drop: Annotated[
         tuple[str, ...] | None,
-        Field(description="motion=0.25, COLUMN=high:0.1, COLUMN<VALUE or COLUMN>VALUE; none for the paper's shares."),
+        Field(description="motion=0.25, COLUMN=high:0.1, COLUMN<VALUE or COLUMN>VALUE; else the rules of the run."),
     ] = None
     name: Annotated[str, Field(description="What the view is called; it lies in views/NAME.", min_length=1)] = (
         "filtered"
     )
-    tiers: Annotated[bool, Field(description="Take each share within its own tier of sizes, by the shorter side.")] = (
-        False
-    )
-    drop_missing: Annotated[bool, Field(description="Drop clips without a value too.")] = False
-    duplicates: Annotated[bool, Field(description="Keep near-duplicates.")] = False
+    # As the run's own view has it where nothing is said.
+    tiers: Annotated[
+        bool | None, Field(description="Take each share within its own tier of sizes, by the shorter side.")
+    ] = None
+    drop_missing: Annotated[bool | None, Field(description="Drop clips without a value too.")] = None
+    duplicates: Annotated[bool | None, Field(description="Keep near-duplicates.")] = None
     shards: Annotated[bool, Field(description="Pack the clips of the view, too.")] = False
     json: Annotated[bool, Field(description="Print one JSON object.")] = False
 
@@ -180,12 +181,13 @@ def filter_clips(settings: FilterSettings) -> Filtered:
     cfg, _ = _remembered(output)
     manifest = read_manifest(output / MANIFEST)
     check_writable(output)
-    asked = ViewConfig(
-        rules=rules,
-        tiers=settings.tiers,
-        missing="drop" if settings.drop_missing else "keep",
-        duplicates=settings.duplicates,
-    )
+    changed = {
+        "rules": rules,
+        "tiers": settings.tiers,
+        "missing": None if settings.drop_missing is None else "drop" if settings.drop_missing else "keep",
+        "duplicates": settings.duplicates,
+    }
+    asked = dataclasses.replace(cfg.view, **{name: value for name, value in changed.items() if value is not None})
     view = take_view(manifest.rows, manifest.measures, asked)
     if not view.kept:
         rules = ", ".join(cut.rule.name for cut in view.cuts) or "no rule"

@@ -21,7 +21,7 @@ from ..placement import Placement, resolve
 
 PACKAGES = (
     *("stillmotion", "torch", "numpy", "safetensors", "pillow", "av", "transformers", "huggingface-hub"),
-    *("jaxtyping", "pydantic", "pyyaml", "typer", "rich", "tqdm", "opencv-python-headless", "pillow-heif"),
+    *("jaxtyping", "pydantic", "pyyaml", "typer", "rich", "tqdm", "opencv-python-headless", "numba", "pillow-heif"),
 )
 OPENCV = ("opencv-python-headless", "opencv-python", "opencv-contrib-python")
 CGROUP_USE = {"memory.max": "memory.current", "memory.limit_in_bytes": "memory.usage_in_bytes"}

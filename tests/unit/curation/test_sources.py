@@ -107,6 +107,24 @@ def test_a_list_of_something_else_is_refused(tmp_path: Path) -> None:
         find_sources(str(tmp_path / "list.txt"), Path("/nowhere"))
 
 
+def test_a_file_that_was_replaced_under_its_address_is_another_one(tmp_path: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    (tmp_path / "list.txt").write_text("memory://shop/a.mp4\nmemory://shop/none.mp4\n")
+    seen = []
+    for content in (b"abc", b"xyz"):
+        memory.pipe({"/shop/a.mp4": content})
+        listed = find_sources(str(tmp_path / "list.txt"), Path("/nowhere")).sources
+        (alone,) = find_sources("memory://shop/a.mp4", Path("/nowhere")).sources
+        assert alone == listed[0] and (alone.bytes, listed[1].bytes) == (3, None)
+        seen.append(alone.stamp)
+    assert seen[0] != seen[1] and all(seen)
+
+
+def test_what_is_no_file_is_not_passed_over(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    assert names(tmp_path) == ["pipe.mp4"]
+
+
 def test_addresses_are_listed_and_fetched_within_a_cap(tmp_path: Path) -> None:
     memory = fsspec.filesystem("memory")
     memory.pipe({"/films/a.mp4": b"abc", "/films/deep/b.mp4": b"d" * 100, "/films/notes.txt": b"x"})

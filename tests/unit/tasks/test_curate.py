@@ -14,13 +14,15 @@ import fsspec
 import numpy as np
 import pytest
 
+from stillmotion.config import dump, load
 from stillmotion.curation.ledger import locked
 from stillmotion.curation.manifest import read_manifest, read_rows
 from stillmotion.curation.shards import read_shard
+from stillmotion.curation.thresholds import Rule, ViewConfig, parse_rule
 from stillmotion.errors import ConfigError, StillmotionError, UsageError
 from stillmotion.media.formats import Encoding
 from stillmotion.media.video import write_video
-from stillmotion.tasks.curate import CurationSummary, RunSettings, Tally, planned, run_curation
+from stillmotion.tasks.curate import CurateConfig, CurationSummary, RunSettings, Tally, planned, run_curation
 from stillmotion.tasks.curated import (
     FilterSettings,
     ReportSettings,
@@ -179,6 +181,18 @@ def test_a_view_has_shards_of_its_own(copied: Path) -> None:
     assert not (found.folder / "shards").exists(), "they hold the clips of the older view"
     with pytest.raises(UsageError, match="the run itself"):
         filter_clips(FilterSettings(output=copied, name="default"))
+
+
+def test_a_view_is_as_the_run_s_own_where_nothing_else_is_said(copied: Path) -> None:
+    settings = copied / "curate.yaml"
+    own = ViewConfig(rules=(Rule(column="bytes", drops="high", share=0.5),), missing="drop", duplicates=True)
+    cfg = load(CurateConfig, [settings])
+    settings.write_text(dump(dataclasses.replace(cfg, view=own)))
+    plain = filter_clips(FilterSettings(output=copied))
+    assert [cut.rule.name for cut in plain.view.cuts] == ["bytes=high:0.5"] and len(plain.view.kept) == 1
+    assert load(ViewConfig, [plain.folder / "curate.yaml"]) == own
+    said = filter_clips(FilterSettings(output=copied, drop=("bytes<1",), drop_missing=False, duplicates=False))
+    assert load(ViewConfig, [said.folder / "curate.yaml"]) == ViewConfig(rules=(parse_rule("bytes<1"),))
 
 
 @pytest.mark.parametrize("drop", ["nothing=0.5", "bytes", "bytes=high:2"])
