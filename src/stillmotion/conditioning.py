@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from .models.autoencoder import Autoencoder
+from .models.autoencoder import Autoencoder, Moments
 from .models.image_encoder import ImageEncoder, clip_pixels
 
 
@@ -59,11 +60,15 @@ def image_latents(
     images: Float[Tensor, "b c h w"],
     noise_aug: float | Float[Tensor, " b"],
     noise: Float[Tensor, "b c h w"],
+    encode: Callable[[Float[Tensor, "b 1 c h w"]], Moments] | None = None,
 ) -> Float[Tensor, "b 1 c2 h2 w2"]:
-    """Mean latents of images in [-1, 1] with `noise` times `noise_aug` added to their pixels; not scaled."""
+    """Mean latents of images in [-1, 1] with `noise` times `noise_aug` added to their pixels; not scaled.
+
+    encode: another way through the autoencoder than its own.
+    """
     strength = torch.as_tensor(noise_aug, dtype=images.dtype, device=images.device).reshape(-1, 1, 1, 1)
     noised = images + strength * noise.to(images)
-    return autoencoder.encode(noised[:, None].to(autoencoder.quant_conv.weight.dtype)).mean
+    return (encode or autoencoder.encode)(noised[:, None].to(autoencoder.quant_conv.weight.dtype)).mean
 
 
 def micro_conditions(

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from .errors import StillmotionError, UsageError
 
+PART = re.compile(r"\.[0-9a-f]{8}\.part")  # how the names of unfinished files begin
 NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
 
@@ -44,6 +46,18 @@ def atomic_path(target: Path, overwrite: bool = True) -> Iterator[Path]:
                 shutil.rmtree(temporary, ignore_errors=True)
             else:
                 temporary.unlink(missing_ok=True)
+
+
+def remove_parts(folders: Iterable[Path]) -> None:
+    """Remove what writers by `atomic_path` that were killed left in these folders. Nothing else may write there now."""
+    for folder in folders:
+        for path in folder.glob(".*.part*"):
+            if PART.match(path.name) is None:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -46,6 +46,8 @@ class Savings:
     decode_rows: Annotated[int | None, Field(ge=1, le=100_000)] = None
     # Where the decoder's activations wait.
     park: Park = "device"
+    # Where an image that is encoded in bands of rows waits between layers; None to encode it whole.
+    encode_park: Park | None = None
 
 
 @config

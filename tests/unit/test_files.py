@@ -256,3 +256,11 @@ def test_a_name_as_long_as_the_disk_takes_is_taken(tmp_path):
     with files.atomic_path(target, overwrite=False) as path:
         path.write_bytes(b"x")
     assert target.exists()
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    for name in (".0123abcd.part.tar", ".0123abcd.part", ".hidden", ".my.part.tar", "film.part.mp4"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / ".89abcdef.part").mkdir()
+    files.remove_parts([tmp_path, tmp_path / "nowhere"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", ".my.part.tar", "film.part.mp4"]

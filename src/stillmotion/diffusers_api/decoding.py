@@ -12,7 +12,8 @@ from torch import Tensor
 from ..errors import UsageError
 from ..events import Watch
 from ..models.autoencoder import decode_in_chunks
-from ..models.streaming import can_stream, decode_streamed
+from ..models.streamable import can_stream
+from ..models.streaming import decode_streamed
 from .generation import Component, weights_of
 from .networks import AutoencoderKLTemporalDecoder
 

@@ -102,14 +102,41 @@ class Run:
         return [range(first, last) for first, last in spans(pixels, at_once)]
 
 
+def run_in(
+    room: Room, frames_at_once: int, frames: int, rows_at_once: int | None, worked: Callable[[int], None]
+) -> Run:
+    """A run with space of its own. Where bands have so many rows, what passes between convolutions is parked too."""
+    passing = dataclasses.replace(room, park="device") if rows_at_once is None else room
+    return Run(
+        room=room,
+        hidden=Passing(passing),
+        doubled=Passing(passing),
+        between=Passing(room),
+        frames_at_once=min(frames_at_once, frames),
+        rows_at_once=rows_at_once,
+        keeps_hidden=frames_at_once >= frames,
+        worked=worked,
+    )
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Kernels:
+class Kernels:
     """The convolutions of a step within frames."""
 
     conv1: Kernel
     conv2: Kernel
     shortcut: Kernel | None
     doubling: Kernel | None
+
+
+def kernels_of(block: ResnetBlock, device: torch.device, doubling: nn.Conv2d | None = None) -> Kernels:
+    """Those of a residual block, and of the doubling before it."""
+    return Kernels(
+        conv1=kernel_of(block.conv1, device),
+        conv2=kernel_of(block.conv2, device),
+        shortcut=None if block.conv_shortcut is None else kernel_of(block.conv_shortcut, device),
+        doubling=None if doubling is None else kernel_of(doubling, device, doubles=True),
+    )
 
 
 def steps_of(decoder: Decoder) -> Iterator[Step]:
@@ -151,22 +178,17 @@ def enter(run: Run, conv: nn.Conv2d, latents: Float[Tensor, "t c h w"]) -> Clip:
 
 def advance(run: Run, step: Step, clip: Clip) -> Clip:
     """One step. The parts of `clip` are given up one after the other."""
-    device, block, made = run.room.device, step.within, Clip()
-    kernels = _Kernels(
-        conv1=kernel_of(block.conv1, device),
-        conv2=kernel_of(block.conv2, device),
-        shortcut=None if block.conv_shortcut is None else kernel_of(block.conv_shortcut, device),
-        doubling=None if step.doubling is None else kernel_of(step.doubling, device, doubles=True),
-    )
+    block, made = step.within, Clip()
+    kernels = kernels_of(block, run.room.device, step.doubling)
     work = _weights(block) + _doubling_weights(step)
     if step.changes_shape:
         run.between.release()
     while clip.parts:
         part, moments = clip.pop()
         if step.attention is not None:
-            moments = _attend(run, step.attention, part)
+            moments = attend_within(run, step.attention, part)
         for some, known in _doubled(run, kernels, part, moments):
-            made.append(*_twice_within(run, block, kernels, some, known))
+            made.append(*twice_within(run, block, kernels, some, known))
             run.worked(work * made.parts[-1].shape[:3].numel())
             del some
         del part
@@ -234,7 +256,7 @@ def peak_bytes(run: Run, decoder: Decoder, frames: int, height: int, width: int)
     return size * (peak + (laid_out if device.type == "cpu" else 0))
 
 
-def _attend(run: Run, attention: FrameAttention, part: Float[Tensor, "n h w c"]) -> Moments:
+def attend_within(run: Run, attention: FrameAttention, part: Float[Tensor, "n h w c"]) -> Moments:
     """Attention within each frame, in place; the module itself does it, small as these frames are."""
     x = part.to(run.room.device).permute(0, 3, 1, 2)[None]
     attended = attention(x)[0].permute(0, 2, 3, 1)
@@ -243,7 +265,7 @@ def _attend(run: Run, attention: FrameAttention, part: Float[Tensor, "n h w c"])
 
 
 def _doubled(
-    run: Run, kernels: _Kernels, part: Float[Tensor, "n h w c"], moments: Moments
+    run: Run, kernels: Kernels, part: Float[Tensor, "n h w c"], moments: Moments
 ) -> Iterator[tuple[Float[Tensor, "n h2 w2 c"], Moments]]:
     """The part, or where a kernel doubles its size, what becomes of it, few frames at a time."""
     kernel = kernels.doubling
@@ -259,8 +281,8 @@ def _doubled(
         yield within_frames(some, None, kernel, target, rows)
 
 
-def _twice_within(
-    run: Run, block: ResnetBlock, kernels: _Kernels, part: Float[Tensor, "n h w c"], moments: Moments
+def twice_within(
+    run: Run, block: ResnetBlock, kernels: Kernels, part: Float[Tensor, "n h w c"], moments: Moments
 ) -> tuple[Float[Tensor, "n h w c2"], Moments]:
     """A residual block within frames: in place, but where its shortcut changes channels."""
     frames, height, width, inputs = part.shape

@@ -7,46 +7,17 @@ that is parked between layers, and changes it in place. The statistics of a laye
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import UsageError
 from ..events import Progress, Watch, unwatched
-from ..nn.attention import FrameAttention
-from ..nn.mix import Mix
-from ..nn.resample import Upsample
-from ..nn.resnet import ResnetBlock, SpatioTemporalResnet, TemporalResnetBlock
-from ..nn.untouched import is_untouched
-from .autoencoder import Autoencoder, AutoencoderConfig, Decoder, DecoderLevel, DecoderMiddle
-from .parked import Park, Passing, Room, keep_heap
-from .streamed_steps import Run, advance, enter, leave, multiplications, peak_bytes, steps_of
-
-# What a decoder consists of; anything else in one is somebody's own, and is called rather than taken apart.
-_PLAIN = {
-    Decoder, DecoderLevel, DecoderMiddle, SpatioTemporalResnet, ResnetBlock, TemporalResnetBlock, FrameAttention,
-    Upsample, Mix, nn.ModuleList, nn.Conv2d, nn.Conv3d, nn.GroupNorm, nn.Linear,
-}  # fmt: skip
-
-
-def can_stream(autoencoder: Autoencoder) -> bool:
-    """Whether the decoder is as we build it: no hooks, nothing replaced, compiled or quantised, one precision.
-
-    Ask outside of an offload: its hooks are no obstacle.
-    """
-    modules = list(autoencoder.decoder.modules())
-    if "post_quant_conv" in autoencoder._modules:
-        modules.append(autoencoder.post_quant_conv)
-    parameters = [parameter for module in modules for parameter in module.parameters(recurse=False)]
-    is_ours = all(type(module) in _PLAIN for module in modules) and all(type(p) is nn.Parameter for p in parameters)
-    dtypes = {parameter.dtype for parameter in parameters}
-    # In float16 the CPU lacks some of the kernels.
-    is_slow = any(p.dtype == torch.float16 and p.device.type == "cpu" for p in parameters)
-    is_one = len(dtypes) == 1 and dtypes <= {torch.float32, torch.float64, torch.bfloat16, torch.float16}
-    return is_ours and is_one and not is_slow and all(is_untouched(module) for module in (*modules, autoencoder))
+from .autoencoder import Autoencoder, AutoencoderConfig, Decoder
+from .parked import Park, Room, keep_heap
+from .streamed_steps import Run, advance, enter, leave, multiplications, peak_bytes, run_in, steps_of
 
 
 @torch.no_grad()
@@ -75,7 +46,7 @@ def decode_streamed(
     decoder, (videos, frames) = autoencoder.decoder, latents.shape[:2]
     room = Room(park, latents.device, latents.dtype)
     work = videos * frames * multiplications(decoder, *latents.shape[-2:])
-    run = _run(room, frames_at_once, frames, rows_at_once, _counted(watch, videos * frames, work))
+    run = run_in(room, frames_at_once, frames, rows_at_once, _counted(watch, videos * frames, work))
     if "post_quant_conv" in autoencoder._modules:
         latents = autoencoder.post_quant_conv(latents.flatten(0, 1)).unflatten(0, (videos, frames))
     together = _together(run, autoencoder.cfg, frames, *latents.shape[-2:])
@@ -102,23 +73,9 @@ def decode_peak_bytes(
     frames, height, width = latents_shape
     with torch.device("meta"):
         decoder = Autoencoder(cfg).decoder.to(dtype)
-    run = _run(Room(park, device, dtype), frames_at_once, frames, rows_at_once, lambda amount: None)
+    run = run_in(Room(park, device, dtype), frames_at_once, frames, rows_at_once, lambda amount: None)
     together = _together(run, cfg, frames, height, width)
     return peak_bytes(run, decoder, together, height, width)
-
-
-def _run(room: Room, frames_at_once: int, frames: int, rows_at_once: int | None, worked: Callable[[int], None]) -> Run:
-    passing = dataclasses.replace(room, park="device") if rows_at_once is None else room
-    return Run(
-        room=room,
-        hidden=Passing(passing),
-        doubled=Passing(passing),
-        between=Passing(room),
-        frames_at_once=min(frames_at_once, frames),
-        rows_at_once=rows_at_once,
-        keeps_hidden=frames_at_once >= frames,
-        worked=worked,
-    )
 
 
 def _together(run: Run, cfg: AutoencoderConfig, frames: int, height: int, width: int) -> int:

@@ -21,11 +21,13 @@ from ..diffusion.precondition import Denoise, VWithEDMNoise, denoised
 from ..diffusion.sigmas import MAX_STEPS, Karras, Schedule, schedule
 from ..errors import UsageError
 from ..events import Progress, Watch, unwatched
-from ..models.autoencoder import Autoencoder, decode_in_chunks
+from ..models.autoencoder import Autoencoder, Moments, decode_in_chunks
 from ..models.compiled import Compiled
 from ..models.heap import blocks_given_back
 from ..models.prepared import Network, is_plain, prepared
-from ..models.streaming import can_stream, decode_streamed
+from ..models.streamable import can_stream, can_stream_encoder
+from ..models.streamed_encode import encode_streamed
+from ..models.streaming import decode_streamed
 from ..models.unet import UNet
 from ..placement import Stage
 from .preview import Preview, check_every, preview_of
@@ -143,11 +145,20 @@ def make_condition(
     with stage.use(components.image_encoder):
         context = embed_image(components.image_encoder, image.to(stage.device))
     watch(Progress("encode", 1, 2))
+    encode = _encoding(stage)
     with stage.use(components.autoencoder):
-        latents = image_latents(components.autoencoder, image.to(stage.device), settings.noise_aug, noise)
+        latents = image_latents(components.autoencoder, image.to(stage.device), settings.noise_aug, noise, encode)
     watch(Progress("encode", 2, 2))
     numbers = micro_conditions(settings.fps, settings.motion_bucket, settings.noise_aug, batch=1)
     return Condition(context, latents, numbers).to(stage.device, stage.dtype)
+
+
+def _encoding(stage: Stage) -> Callable[[Tensor], Moments] | None:
+    """How the image is encoded in little memory; None for the autoencoder's own way."""
+    park, autoencoder = stage.placement.savings.encode_park, stage.components.autoencoder
+    if park is None or type(autoencoder) is not Autoencoder or not can_stream_encoder(autoencoder):
+        return None
+    return functools.partial(encode_streamed, autoencoder, park=park)
 
 
 def sample_latents(

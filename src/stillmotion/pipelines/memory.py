@@ -20,6 +20,7 @@ from ..models.heap import trim
 from ..models.image_encoder import build_image_encoder
 from ..models.mapped import CAN_GIVE_BACK
 from ..models.memory import KERNEL_BYTES, META, MOST_KERNELS, Counted, count, weight_bytes
+from ..models.streamed_encode import encode_peak_bytes
 from ..models.streaming import decode_peak_bytes
 from ..models.unet import UNet, set_forward_slices
 from ..placement import DTYPES, Branches, Offload, Park, Placement, Stage, owners
@@ -33,7 +34,7 @@ RUNTIME_BYTES = 30 * 10**6
 # 8 MiB, whatever the size of the video, since bands have one size. A plain decode leaves less.
 HEAP_BYTES, PLAIN_HEAP_BYTES = 110 * 10**6, 35 * 10**6
 # What the decoder compiles: its convolutions in each of four sizes, counted as by `models.memory`.
-DECODER_KERNELS = 24
+DECODER_KERNELS, ENCODER_KERNELS = 24, 24
 # Branches of guidance, and slices of the feed-forwards, from the fastest on.
 DENOISING: tuple[tuple[Branches, int | None], ...] = (("together", None), ("in-turn", None), ("in-turn", 16))
 # Rows of a frame that are decoded at once where whole frames are too large.
@@ -86,7 +87,7 @@ class MemoryPlan:
 
 def predict(load: Workload, placement: Placement) -> MemoryPlan:
     """The peaks of a video under a resolved placement. Nothing is read."""
-    return MemoryPlan(placement, tuple(_peak(load, placement, stage) for stage in ("embed", "encode", *_LADDERS)))
+    return MemoryPlan(placement, tuple(_peak(load, placement, stage) for stage in ("embed", *_LADDERS)))
 
 
 def plan_memory(load: Workload, placement: Placement, budget: int, held: int = 0) -> MemoryPlan:
@@ -204,6 +205,8 @@ def described(placement: Placement) -> str:
     words = [f"offload {placement.offload}", f"branches {savings.branches}"]
     if savings.slices is not None:
         words.append(f"feed-forwards in {savings.slices} slices")
+    if savings.encode_park is not None:
+        words.append("encoded in bands" + ("" if savings.encode_park == "device" else f" on {savings.encode_park}"))
     if savings.decode_frames is not None:
         words.append(f"{savings.decode_frames} frame(s) decoded at once")
     if savings.decode_rows is not None:
@@ -215,9 +218,8 @@ def described(placement: Placement) -> str:
 
 def _fitting(load: Workload, placement: Placement, budget: int) -> MemoryPlan | None:
     """Each stage's first rung that fits, under one way of offloading; None where a stage has none."""
-    for stage in ("embed", "encode"):
-        if _peak(load, placement, stage).bytes > budget:
-            return None
+    if _peak(load, placement, "embed").bytes > budget:
+        return None
     for stage, ladder in _LADDERS.items():
         rungs = (rung for rung in ladder(load, placement) if _peak(load, rung, stage).bytes <= budget)
         chosen = next(rungs, None)
@@ -245,6 +247,15 @@ def _denoising(load: Workload, placement: Placement) -> Iterator[Placement]:
             yield _saving(placement, branches=kept, slices=slices)
 
 
+def _encoding(load: Workload, placement: Placement) -> Iterator[Placement]:
+    for park in (None, *_parks(placement)):
+        yield _saving(placement, encode_park=park)
+
+
+def _parks(placement: Placement) -> tuple[Park, ...]:
+    return ("device", "disk") if placement.device == "cpu" else ("device", "host", "disk")
+
+
 def _decoding(load: Workload, placement: Placement) -> Iterator[Placement]:
     if load.video.chunked != "exact":  # another chunk would change the pixels
         yield placement
@@ -254,7 +265,7 @@ def _decoding(load: Workload, placement: Placement) -> Iterator[Placement]:
     while at_once >= 8 and placement.device != "cpu":  # a CPU holds no more frames than its cache, whatever the chunk
         at_once //= 4
         yield _saving(placement, decode_frames=at_once, decode_rows=None, park="device")
-    parks: tuple[Park, ...] = ("device", "disk") if placement.device == "cpu" else ("device", "host", "disk")
+    parks = _parks(placement)
     for park in parks:
         yield _saving(placement, decode_frames=1, decode_rows=None, park=park)
     for park in parks[1:]:
@@ -262,7 +273,11 @@ def _decoding(load: Workload, placement: Placement) -> Iterator[Placement]:
 
 
 # The stages that have choices of their own, and these choices from the fastest on.
-_LADDERS: dict[str, Callable[[Workload, Placement], Iterator[Placement]]] = {"denoise": _denoising, "decode": _decoding}
+_LADDERS: dict[str, Callable[[Workload, Placement], Iterator[Placement]]] = {
+    "encode": _encoding,
+    "denoise": _denoising,
+    "decode": _decoding,
+}
 
 
 def _saving(placement: Placement, **changed: Any) -> Placement:
@@ -347,6 +362,8 @@ def _working(load: Workload, placement: Placement, stage: str) -> int:
         return _denoising_bytes(load, placement)
     if stage == "decode":
         return _decoding_bytes(load, placement)
+    if stage == "encode" and placement.savings.encode_park is not None:
+        return _banded_encoding_bytes(load, placement)
     return _encoding_bytes(load.preset, placement.dtype, placement.device, stage, (load.width, load.height))
 
 
@@ -365,6 +382,14 @@ def _encoding_bytes(preset: Preset, dtype: str, device: str, stage: str, size: t
 
     counted = count(run, torch.device(device))
     return counted.peak_bytes + counted.kept_bytes
+
+
+def _banded_encoding_bytes(load: Workload, placement: Placement) -> int:
+    assert placement.savings.encode_park is not None
+    dtype, size = _dtype_of(load.preset, placement.dtype, "autoencoder"), (load.height, load.width)
+    device, park = torch.device(placement.device), placement.savings.encode_park
+    kernels = ENCODER_KERNELS * KERNEL_BYTES if device.type == "cpu" else 0
+    return kernels + encode_peak_bytes(load.preset.autoencoder, size, dtype, device, park=park)
 
 
 def _denoising_bytes(load: Workload, placement: Placement) -> int:

@@ -37,7 +37,7 @@ from ..curation.sources import Found, Source, find_sources
 from ..curation.stage import Needs, legs_of, needs_of, told
 from ..curation.thresholds import View, ViewConfig, take_view
 from ..errors import StillmotionError, UsageError
-from ..files import atomic_path, check_writable
+from ..files import atomic_path, check_writable, remove_parts
 from .machine import main_memory, usable_cores
 
 WORK, SETTINGS, SOURCES, STAGES = "work", "curate.yaml", "sources.json", "stages.json"
@@ -169,6 +169,9 @@ def run_curation(settings: RunSettings, watch: TallyWatch = ignored) -> Curation
     with locked(work):
         ledger = Ledger(work)
         ledger.sweep()
+        # Beside the ledger's, what a run itself writes; other views are those of `filter`.
+        own = (WORK, SHARDS, Path(VIEWS, DEFAULT_VIEW))
+        remove_parts([settings.output, *(settings.output / name for name in own)])
         _remember(settings.output, cfg, found)
         failures = [*found.failures, *_work(settings, cfg, found, work, tally, watch)]
         tally.phase = "tables"

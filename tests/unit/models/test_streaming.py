@@ -17,7 +17,8 @@ from stillmotion.errors import Cancelled, UsageError
 from stillmotion.events import Progress
 from stillmotion.models import bands, parked, streamed_steps
 from stillmotion.models.autoencoder import Autoencoder, AutoencoderConfig
-from stillmotion.models.streaming import can_stream, decode_peak_bytes, decode_streamed
+from stillmotion.models.streamable import can_stream
+from stillmotion.models.streaming import decode_peak_bytes, decode_streamed
 from stillmotion.nn.winograd import WinogradConvolution
 from stillmotion.placement import layer_by_layer, visiting
 

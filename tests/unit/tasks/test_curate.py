@@ -163,6 +163,14 @@ def test_workers_change_nothing(curated: tuple[Path, CurationSummary], films: Pa
     assert contents(tmp_path / "set", *RESULTS) == contents(curated[0], *RESULTS)
 
 
+def test_what_a_killed_run_left_is_gone_after_the_next(copied: Path, films: Path) -> None:
+    before = contents(copied, *RESULTS)
+    for place in (".", "work", "shards", "views/default"):
+        (copied / place / ".0123abcd.part.tar").write_bytes(b"half")
+    curate(films, copied)
+    assert contents(copied, *RESULTS) == before and not list(copied.rglob(".*.part*"))
+
+
 def test_another_view_costs_nothing(copied: Path) -> None:
     before = contents(copied, "manifest.parquet", "shards")
     found = filter_clips(FilterSettings(output=copied, drop=("bytes=high:0.5",)))
