@@ -25,6 +25,7 @@ from .parked import Park, Room, keep_heap
 from .streamed_steps import BANDS, Run, attend_within, kernels_of, run_in, twice_within
 
 ROWS = 64
+ROW_BANDS = 6  # what a band comes to with Winograd's sums along rows alone
 Parked = tuple[Float[Tensor, "1 h w c"], Statistics]
 
 
@@ -69,7 +70,8 @@ def encode_peak_bytes(
     (height, width), inputs, peak, laid_out = size, cfg.channels[0], 0, 0
     for level, channels in enumerate(cfg.channels):
         pixels, widest = height * width, max(inputs, channels)
-        sums = BANDS if is_cpu and widest >= LEAST_CHANNELS else 3
+        wide = BANDS if dtype == torch.float32 else ROW_BANDS
+        sums = wide if is_cpu and widest >= LEAST_CHANNELS else 3
         band = sums * (min(height, run.rows(height, width, widest)) + 2) * width * widest
         held = pixels * (channels + (widest if inputs != channels else 0) + channels)
         tokens = 6 * pixels * channels if level == len(cfg.channels) - 1 else 0

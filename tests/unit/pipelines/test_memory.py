@@ -19,6 +19,7 @@ from stillmotion.pipelines.memory import (
     Ladder,
     Workload,
     at_most,
+    described,
     is_out_of_memory,
     lowest,
     next_rung,
@@ -75,12 +76,23 @@ def test_what_is_said_to_fit_fits() -> None:
         assert plan_memory(Workload(TINY, video, *size), CPU, budget).peak_bytes <= budget
 
 
+def test_an_image_is_encoded_in_bands_where_nothing_else_is_too_large() -> None:
+    load = dataclasses.replace(LOAD, width=1024, height=1024, video=VideoSettings(frames=1, steps=1))
+    whole = {peak.stage: peak.bytes for peak in predict(load, CPU).peaks}
+    assert whole["encode"] == max(whole.values())
+    plan = plan_memory(load, CPU, whole["encode"] - 1)
+    assert plan.placement.savings.encode_park == "device" and plan.placement.offload == "none"
+    assert "encoded in bands" in described(plan.placement)
+    low = {peak.stage: peak.bytes for peak in lowest(load, CPU).peaks}
+    assert low["encode"] < 0.5 * whole["encode"]
+
+
 def test_fewer_frames_are_not_named_where_encoding_the_image_is_too_much() -> None:
-    load = dataclasses.replace(LOAD, width=512, height=512, video=VideoSettings(frames=24, steps=1))
+    load = dataclasses.replace(LOAD, width=2048, height=2048, video=VideoSettings(frames=24, steps=1))
     encode = next(peak for peak in lowest(load, CPU).peaks if peak.stage == "encode")
-    with pytest.raises(UsageError, match="--size") as caught:
+    with pytest.raises(UsageError, match="expected at least that") as caught:
         plan_memory(load, CPU, encode.bytes - 1)
-    assert "--frames" not in str(caught.value)
+    assert "--frames" not in str(caught.value).partition(" or ")[0]
 
 
 def test_a_chunk_that_changes_pixels_is_never_chosen() -> None:
@@ -112,6 +124,8 @@ def test_one_branch_is_half_of_two() -> None:
         {"decode_frames": 1},
         {"decode_frames": 2, "park": "disk"},
         {"decode_frames": 1, "decode_rows": 4, "park": "host"},
+        {"encode_park": "device"},
+        {"encode_park": "disk"},
     ],
 )
 def test_savings_change_no_frame_beyond_rounding(tiny_components: Components, savings: dict[str, Any]) -> None:
