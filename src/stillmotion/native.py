@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import inspect
 import types
 from collections.abc import Callable
@@ -42,14 +43,36 @@ def native(signature: str | None = None) -> Callable[[Callable[P, R]], Native[P,
 
 
 def _linked(function: Callable[P, R]) -> Callable[P, R]:
-    """The same function, calling what was compiled of each Native that it names."""
+    """The same function, calling what was compiled of each Native that it names.
+
+    Numba keeps what it compiles by the function's name and its file's age. What it takes from elsewhere, constants and
+    other natives, is therefore part of the name.
+    """
     plain = inspect.unwrap(function)  # checkers of types wrap what they are shown
-    code: types.CodeType = plain.__code__
-    scope: dict[str, Any] = plain.__globals__
-    named = {name: scope[name] for name in code.co_names if isinstance(scope.get(name), Native)}
+    code, scope = plain.__code__, plain.__globals__
+    named = {name: scope[name] for name in code.co_names if name in scope}
     # These become part of what is kept of the whole.
-    inner = {name: _numba().njit(nogil=True)(_linked(each.function)) for name, each in named.items()}
-    return types.FunctionType(code, {**scope, **inner}, plain.__name__) if inner else plain
+    inner = {
+        name: _numba().njit(nogil=True)(_linked(each.function))
+        for name, each in named.items()
+        if isinstance(each, Native)
+    }
+    linked = types.FunctionType(code, {**scope, **inner}, plain.__name__)
+    linked.__qualname__ = f"{plain.__name__}_{_mark(plain)}"
+    return linked
+
+
+def _mark(function: Callable[..., Any]) -> str:
+    """Tells apart what a function would be compiled to under other constants or with other natives."""
+    code, scope = function.__code__, function.__globals__
+    known = [code.co_code.hex(), repr(code.co_consts)]
+    for name in code.co_names:
+        value = scope.get(name)
+        if isinstance(value, Native):
+            known.append(_mark(inspect.unwrap(value.function)))
+        elif isinstance(value, int | float | str | tuple):
+            known.append(f"{name}={value!r}")
+    return hashlib.sha256("\n".join(known).encode()).hexdigest()[:12]
 
 
 def _compiled(function: Callable[P, R], signature: str | None) -> Callable[P, R]:
