@@ -76,11 +76,14 @@ def _mark(function: Callable[..., Any]) -> str:
 
 
 def _compiled(function: Callable[P, R], signature: str | None) -> Callable[P, R]:
-    compiler = _numba().njit
-    try:
-        return compiler(signature, nogil=True, cache=True)(function)
-    except (OSError, RuntimeError):  # no folder to keep it in can be written, or the disk is full
-        return compiler(signature, nogil=True)(function)
+    compiler, name = _numba().njit, function.__qualname__
+    # What a power failure left of a kept loop is no reason to fail, nor to compile it in every process from now on.
+    for function.__qualname__ in (name, f"{name}_anew"):
+        try:
+            return compiler(signature, nogil=True, cache=True)(function)
+        except Exception:  # nor is a full disk, or a machine with no folder to keep it in; true errors come below
+            continue
+    return compiler(signature, nogil=True)(function)
 
 
 def _numba() -> types.ModuleType:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import torch
 from pydantic import Field
@@ -218,6 +218,7 @@ def _pin(network: nn.Module) -> None:
             tensor.data = tensor.data.pin_memory()
 
 
+@runtime_checkable
 class Copier(Protocol):
     """Brings weights to a device."""
 

@@ -53,6 +53,19 @@ def test_what_was_compiled_is_kept(tmp_path: Path) -> None:
     assert run(tmp_path, 3, NUMBA_CACHE_DIR=str(cache)).stdout == "30\n"
 
 
+@pytest.mark.parametrize("suffix", ["nbi", "nbc"])
+def test_what_a_power_failure_left_is_compiled_anew(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / "kernel.py").write_text(KERNEL)
+    cache = tmp_path / "cache"
+    run(tmp_path, NUMBA_CACHE_DIR=str(cache))
+    (kept,) = cache.rglob(f"*.{suffix}")
+    kept.write_bytes(kept.read_bytes()[:20])
+    for _ in range(2):
+        found = run(tmp_path, NUMBA_CACHE_DIR=str(cache))
+        assert (found.stdout, found.stderr) == ("20\n", "")
+    assert len(list(cache.rglob("*_anew*.nbc"))) == 1
+
+
 def test_a_folder_that_cannot_be_written_is_no_hindrance(tmp_path: Path) -> None:
     (tmp_path / "kernel.py").write_text(KERNEL)
     (tmp_path / "file").write_text("")

@@ -11,7 +11,7 @@ import random
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -86,6 +86,7 @@ def coca_mark(cfg: CocaCaption) -> list[str]:
     return [cfg.architecture, version_of(weights.parent) if weights.is_file() else cfg.weights]
 
 
+@runtime_checkable
 class Captioner(Protocol):
     """A scorer whose one column, `caption.<name>`, is what it says of the clip."""
 

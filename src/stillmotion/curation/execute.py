@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from ..errors import StillmotionError
 from ..evaluation.opencv import cv2
@@ -93,6 +93,7 @@ def run_on_ray(
     return _driven(_RayTasks(_ray(), work, crew), jobs)
 
 
+@runtime_checkable
 class _Hands(Protocol[Job, Answer]):
     """Workers of some kind."""
 

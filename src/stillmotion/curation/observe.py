@@ -38,7 +38,7 @@ class Observed:
     times_s: Float[np.ndarray, " n"]
     is_key: Bool[np.ndarray, " n"]
     is_corrupt: Bool[np.ndarray, " n"]
-    columns: Mapping[str, Shaped[np.ndarray, "n ..."]]
+    columns: Mapping[str, Shaped[np.ndarray, "..."]]
 
     @property
     def frames(self) -> int:

@@ -43,7 +43,7 @@ class Moved:
     texture: Float32[np.ndarray, "n h w"]  # on GRID, in [0, 1]: how much there is to see motion by
 
 
-def small_picture(luma: UInt8[np.ndarray, "h w"]) -> Small:
+def small_picture(luma: UInt8[np.ndarray, "h2 w2"]) -> Small:
     """A brightness plane of FINE_PX on its shorter side."""
     height, width = luma.shape
     return shrink(luma, _size(width / height, FINE_PX))
@@ -166,7 +166,7 @@ def _size(aspect: float, shorter_px: int) -> tuple[int, int]:
     return (longer, shorter_px) if aspect >= 1 else (shorter_px, longer)
 
 
-def _matched(pictures: Smalls) -> Smalls:
+def _matched(pictures: Smalls) -> UInt8[np.ndarray, "n2 h w"]:
     """Each picture but the first in the light of the one before: a flicker is no motion."""
     means, spreads = (each.astype(np.float64) for each in (pictures.mean((1, 2)), pictures.std((1, 2))))
     gains = (spreads[:-1] + 1) / (spreads[1:] + 1)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float32, UInt8
 
 from ..media.scan import Sight
 from ..native import native
-from .thumbnails import PLANE, Plane
+from .thumbnails import PLANE, Plane, Small
 
 Chroma = UInt8[np.ndarray, "2 h w"]
 
@@ -153,6 +153,6 @@ def colour(pictures: Sequence[Chroma | None]) -> Float32[np.ndarray, "n 2"]:
     return found
 
 
-def _thinned(plane: Plane) -> Plane:
+def _thinned(plane: Plane) -> Small:
     height, width = plane.shape
     return plane[:: max(1, height // CHROMA_LINES), :: max(1, width // CHROMA_LINES)]

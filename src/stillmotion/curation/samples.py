@@ -19,7 +19,7 @@ from .observe import Observed
 from .records import Number, Span, Video
 from .sample_flow import GRID, Moved, moved, small_picture
 from .sample_picture import LIMITED, Chroma, bars, blockiness, brightness, chroma, colour, sharpness
-from .thumbnails import PLANE, Plane
+from .thumbnails import PLANE, Plane, Small
 
 VERSION = "3"  # of the columns: changes whenever the same video could get other numbers
 ROWS = 16  # of a frame, by which every frame is compared with the one before
@@ -58,7 +58,8 @@ class SampleObserver:
     def __init__(self, cfg: SampleConfig = TWICE_A_SECOND) -> None:
         self._period_s = 1 / checked(cfg).per_second
         self._due_s = -math.inf
-        self._rows = np.empty((0, 0), np.uint8)  # of the frame before
+        self._rows = np.empty((0, 0), np.uint8)  # of the frame before, which had this size
+        self._size: tuple[int, ...] = ()
         # Small pictures that wait for one another; the first has had its turn already where `_is_carried`. Beside them
         # the colour and the range of those that have not.
         self._smalls: list[np.ndarray] = []
@@ -75,9 +76,9 @@ class SampleObserver:
         luma = sight.luma
         step = max(1, luma.shape[0] // ROWS)
         shape = len(range(step // 2, luma.shape[0], step)), luma.shape[1]
-        is_first = self._rows.shape != shape
+        is_first = self._size != luma.shape
         if is_first:
-            self._rows = np.zeros(shape, np.uint8)
+            self._size, self._rows = luma.shape, np.zeros(shape, np.uint8)
         level, change = glance(luma, step, self._rows)
         gain = (1.0 if sight.is_full_range else LIMITED) / self._rows.size
         self._levels.append(level * gain)
@@ -142,7 +143,7 @@ class SampleObserver:
 
 
 @native(f"UniTuple(int64, 2)({PLANE}, int64, uint8[:,::1])")
-def glance(luma: Plane, step: int, known: Plane) -> tuple[int, int]:
+def glance(luma: Plane, step: int, known: Small) -> tuple[int, int]:
     """The sum of every `step`-th row, and of its differences from rows known before, whose place it then takes."""
     if luma.strides[1] != 1:
         raise ValueError("pixels apart; expected them side by side")

@@ -23,7 +23,6 @@ from .shot_sums import (
     WIDE,
     Cells,
     Lumas,
-    Profiles,
     Sums,
     add_cells,
     add_extremes,
@@ -59,8 +58,8 @@ class _Known:
     cells: Cells
     high: Lumas
     low: Lumas
-    columns: Profiles
-    lines: Profiles
+    columns: Int32[np.ndarray, "n w"]
+    lines: Int32[np.ndarray, "n h"]
     histogram: Float[np.ndarray, "n bins"]  # cumulative
     mean: Column  # of brightness, in levels
     deviation: Column

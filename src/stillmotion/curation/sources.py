@@ -47,12 +47,14 @@ CURATED = ("curate.yaml", "work/sources.json")  # what the results of a run are 
 MAX_LIST_BYTES = 256 * 1024**2
 FETCH_BLOCK = 1 << 20
 ASKED_AT_ONCE = 16  # addresses of a list
-# What fsspec's systems call an entity tag, or else the time of the last change.
+# What fsspec's systems call an entity tag or a hash, or else the time of the last change.
 STAMPS = (
     "ETag",
     "etag",
     "Content-MD5",
     "md5Hash",
+    "xet_hash",
+    "blob_id",
     "Last-Modified",
     "LastModified",
     "last_modified",

@@ -11,7 +11,7 @@ import hashlib
 import importlib
 import importlib.metadata
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -64,6 +64,7 @@ TextConfig = Annotated[OwnText | CraftText | PaddleText, CHOICE]
 OWN = OwnText()
 
 
+@runtime_checkable
 class TextFinder(Protocol):
     """Says where the text of a picture is."""
 

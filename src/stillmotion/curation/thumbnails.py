@@ -16,13 +16,14 @@ GREY = 128  # no colour
 SHARES = 2048  # of two pixels between which a third lies
 PLANE = "Array(uint8, 2, 'A', readonly=True)"
 Plane = UInt8[np.ndarray, "h w"]
+Small = UInt8[np.ndarray, "h2 w2"]
 Levels = UInt8[np.ndarray, "256"]
 # ITU-R BT.601: black is 16 and white 235 where the range is limited.
 AS_IS = np.arange(256, dtype=np.uint8)
 FULL_RANGE = np.clip((np.arange(256) - 16) * (255 / 219), 0, 255).round().astype(np.uint8)
 
 
-def shrink(plane: Plane, size: tuple[int, int]) -> Plane:
+def shrink(plane: Plane, size: tuple[int, int]) -> Small:
     """A plane averaged down to `size`, width and height.
 
     Pixels are averaged two by two until they are two to four times as many as wanted each way; of tall planes only
@@ -46,7 +47,7 @@ def thumbnail(sight: Sight) -> UInt8[np.ndarray, " n"]:
 
 
 @native(f"void({PLANE}, {PLANE}, {PLANE}, uint8[::1], uint8[::1])")
-def thumbnail_into(luma: Plane, blue: Plane, red: Plane, levels: Levels, row: UInt8[np.ndarray, " n"]) -> None:
+def thumbnail_into(luma: Plane, blue: Small, red: Small, levels: Levels, row: UInt8[np.ndarray, " n"]) -> None:
     """Three planes as by `shrink`, the first by way of a table: one call, for each is dear after a frame's decoding."""
     small = row[:LUMA_BYTES]
     shrink_into(luma, small.reshape(LUMA_PX[1], LUMA_PX[0]))
@@ -58,7 +59,7 @@ def thumbnail_into(luma: Plane, blue: Plane, red: Plane, levels: Levels, row: UI
 
 
 @native(f"void({PLANE}, uint8[:,::1])")
-def shrink_into(plane: Plane, small: Plane) -> None:
+def shrink_into(plane: Plane, small: Small) -> None:
     """The loops of `shrink`."""
     if plane.strides[1] != 1:
         raise ValueError("pixels apart; expected them side by side")
@@ -74,7 +75,7 @@ def shrink_into(plane: Plane, small: Plane) -> None:
 
 
 @native()
-def halved(plane: Plane, step: int, least: int) -> Plane:
+def halved(plane: Plane, step: int, least: int) -> Small:
     """Of half the width, and of half the height if at least so many rows remain; of every `step`-th row."""
     if plane.strides[1] != 1:
         raise ValueError("pixels apart; expected them side by side")
@@ -93,7 +94,7 @@ def halved(plane: Plane, step: int, least: int) -> Plane:
 
 
 @native()
-def interpolate(fine: Plane, small: Plane) -> None:
+def interpolate(fine: Plane, small: Small) -> None:
     """Between the two nearest pixels each way, where the centres of pixels spread evenly over both planes.
 
     With shares and roundings of OpenCV's vector instructions, by which the network of shots was trained.
@@ -134,4 +135,5 @@ def sketches(rows: UInt8[np.ndarray, "n bytes"]) -> UInt8[np.ndarray, "n 72"]:
 
 def _packed(plane: Plane) -> Plane:
     """The same plane with its pixels side by side; where blue and red interleave it is copied."""
-    return plane if plane.strides[1] == 1 else np.ascontiguousarray(plane)
+    # One pixel is contiguous to numpy whatever its strides.
+    return plane if plane.strides[1] == 1 else plane.copy()

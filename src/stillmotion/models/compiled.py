@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -23,6 +23,7 @@ Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
 
+@runtime_checkable
 class Recorder(Protocol):
     """Records work of a device, so that it can be done again with one start."""
 

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..errors import UsageError
 from ..nn.attention import FrameAttention
 from ..nn.resample import Downsample
 from ..nn.resnet import ResnetBlock
@@ -27,6 +28,7 @@ from .streamed_steps import BANDS, Run, attend_within, kernels_of, run_in, twice
 ROWS = 64
 ROW_BANDS = 6  # what a band comes to with Winograd's sums along rows alone
 Parked = tuple[Float[Tensor, "1 h w c"], Statistics]
+Made = tuple[Float[Tensor, "1 h2 w2 c2"], Statistics]
 
 
 @torch.no_grad()
@@ -42,8 +44,10 @@ def encode_streamed(
     The computation runs where `frames` are, one after the other; weights are fetched from where they are, layer by
     layer. rows_at_once: of a band; None for as many as the cache of a CPU holds, and ROWS elsewhere or where a frame
     waits on disk. park: where it waits between layers.
-    Raises UsageError where the disk has no room.
+    Raises UsageError for rows below 1, and where the disk has no room.
     """
+    if rows_at_once is not None and rows_at_once < 1:
+        raise UsageError(f"rows_at_once is {rows_at_once}; expected at least 1.")
     room = Room(park, frames.device, frames.dtype)
     run = _run(room, rows_at_once)
     keep_heap(room.device)
@@ -86,8 +90,9 @@ def encode_peak_bytes(
 
 
 def _run(room: Room, rows_at_once: int | None) -> Run:
-    is_in_cache = room.device.type == "cpu" and room.park != "disk"
-    return run_in(room, 1, 1, rows_at_once or (None if is_in_cache else ROWS), lambda amount: None)
+    if rows_at_once is None and (room.device.type != "cpu" or room.park == "disk"):
+        rows_at_once = ROWS
+    return run_in(room, 1, 1, rows_at_once, lambda amount: None)
 
 
 def _encoded(run: Run, encoder: Encoder, image: Float[Tensor, "1 c h w"]) -> Float[Tensor, "1 c2 h2 w2"]:
@@ -107,20 +112,21 @@ def _encoded(run: Run, encoder: Encoder, image: Float[Tensor, "1 c h w"]) -> Flo
     return target.permute(0, 3, 1, 2).contiguous()
 
 
-def _entered(run: Run, conv: nn.Conv2d, image: Float[Tensor, "1 h w c"]) -> Parked:
+def _entered(run: Run, conv: nn.Conv2d, image: Float[Tensor, "1 h w c"]) -> Made:
     _, height, width, _ = image.shape
     kernel = kernel_of(conv, run.room.device)
     target = run.room.parked(1, height, width, kernel.outputs)
     return within_frames(image, None, kernel, target, run.rows(height, width, kernel.outputs))
 
 
-def _block(run: Run, block: ResnetBlock, parked: Parked) -> Parked:
+def _block(run: Run, block: ResnetBlock, parked: Parked) -> Made:
     return twice_within(run, block, kernels_of(block, run.room.device), *parked)
 
 
-def _halved(run: Run, conv: nn.Conv2d, part: Float[Tensor, "1 h w c"]) -> Parked:
+def _halved(run: Run, conv: nn.Conv2d, part: Float[Tensor, "1 h w c"]) -> Made:
     """A convolution of stride 2, which sees a row of zeros below the image and a column beside it."""
     device, (_, height, width, channels) = run.room.device, part.shape
+    run.hidden.release()  # before as much is taken again
     weight = conv.weight.to(device).contiguous(memory_format=torch.channels_last)
     bias = None if conv.bias is None else conv.bias.to(device)
     target = run.room.parked(1, height // 2, width // 2, len(weight))

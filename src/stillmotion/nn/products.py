@@ -89,10 +89,10 @@ class Convolution:
     def __call__(
         self,
         x: Float[Tensor, "r h w c"],
-        residual: Float[Tensor, "r h w d"] | None = None,
+        residual: Float[Tensor, "r h2 w2 d"] | None = None,
         shift: Float[Tensor, " d"] | None = None,
         in_place: bool = False,
-    ) -> Float[Tensor, "r h w d"]:
+    ) -> Float[Tensor, "r h2 w2 d"]:
         """The convolution, plus `residual`. `shift` is added to the bias. in_place: `residual` becomes the result."""
         image, bias = x.permute(0, 3, 1, 2), self._bias if shift is None or self._bias is None else self._bias + shift
         if self._is_fused:

@@ -491,8 +491,6 @@ def gigabytes(count: int) -> str:
 
 
 def _fewer_frames(load: Workload, low: MemoryPlan, budget: int) -> str | None:
-    if any(peak.bytes > budget for peak in low.peaks[:2]):  # an image is encoded whatever the frames
-        return None
     guess = int(load.video.frames * min(map(_share_of(budget), low.peaks[2:])))
     # Peaks do not grow evenly: what the first guess misses, half of it may not.
     for frames in dict.fromkeys((guess, guess - 1, load.video.frames // 2, load.video.frames // 4, 1)):

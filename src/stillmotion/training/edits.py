@@ -137,7 +137,7 @@ def draw_edit(cfg: EditConfig, seed: int, photographs: Sequence[Picture] = ()) -
 
 
 def _is_flat(canvas: Picture) -> bool:
-    return canvas.max() == canvas.min()
+    return bool(canvas.max() == canvas.min())
 
 
 def _distance(old: Shot, new: Shot) -> float:

@@ -206,6 +206,12 @@ def test_a_size_that_changes_within_the_video_passes() -> None:
     assert span_scores(observed, Span(0, 15), video_of(160, 90))["motion"] == pytest.approx(0)
 
 
+def test_frames_of_another_height_are_not_compared() -> None:
+    ramps = [np.tile(np.arange(height, dtype=np.uint8)[:, None], (1, 64)) for height in (160, 160, 176, 176)]
+    changes = sampled(ramps).columns["samples.change"]
+    assert np.isnan(changes[[0, 2]]).all() and changes[[1, 3]].tolist() == [0, 0]
+
+
 def test_no_frame_gives_empty_columns() -> None:
     columns = SampleObserver().columns()
     assert all(len(column) == 0 for column in columns.values()) and "samples.motion" in columns

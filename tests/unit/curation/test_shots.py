@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from stillmotion.curation.records import Span, Transition
 from stillmotion.curation.shot_features import HALO, features
 from stillmotion.curation.shots import KINDS, OnePass, ShotConfig, ShotObserver, find_transitions, shots_between
 from stillmotion.curation.thumbnails import CHROMA_PX, LUMA_BYTES, LUMA_PX, shrink, thumbnail
+from stillmotion.media.scan import Sight
 from stillmotion.training.edits import EditConfig, draw_edit, write_edit
 
 
@@ -131,8 +131,7 @@ def test_a_thumbnail_is_its_planes_shrunk(size: tuple[int, int]) -> None:
     pairs = rng.integers(0, 256, (half[0], 2 * half[1]), np.uint8)
     blue, red = pairs[:, 0::2], pairs[:, 1::2]
     for is_full_range, black, white in ((True, 0, 255), (False, 16, 235)):
-        sight = SimpleNamespace(luma=luma, blue=blue, red=red, is_full_range=is_full_range)
-        row = thumbnail(sight)  # pyright: ignore[reportArgumentType]
+        row = thumbnail(Sight(0, 0.0, True, False, luma, blue, red, is_full_range, 0))
         levels = (shrink(luma, LUMA_PX).ravel().astype(float) - black) * 255 / (white - black)
         assert np.abs(row[:LUMA_BYTES] - levels.clip(0, 255)).max() <= 0.5
         assert np.array_equal(
@@ -154,11 +153,12 @@ def test_shrinking_averages_two_by_two(size: tuple[int, int]) -> None:
 def test_any_size_shrinks(size: tuple[int, int]) -> None:
     flat = np.full((size[1], size[0]), 77, np.uint8)
     assert np.all(shrink(flat, LUMA_PX) == 77)
+    by_turns = np.full((size[1], 2 * size[0] + 32), 77, np.uint8)[:, : 2 * size[0]]
+    assert np.all(shrink(by_turns[:, ::2], LUMA_PX) == 77)
 
 
 def test_grey_has_no_colour_and_black_is_black() -> None:
-    sight = SimpleNamespace(luma=np.full((36, 64), 16, np.uint8), blue=None, red=None, is_full_range=False)
-    row = thumbnail(sight)  # pyright: ignore[reportArgumentType]
+    row = thumbnail(Sight(0, 0.0, True, False, np.full((36, 64), 16, np.uint8), None, None, False, 0))
     assert np.all(row[:LUMA_BYTES] == 0) and np.all(row[LUMA_BYTES:] == 128)
 
 

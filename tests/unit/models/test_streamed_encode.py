@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -72,6 +74,42 @@ def test_the_peak_is_counted() -> None:
     assert 2 * 128 * 576 * 1024 * 4 < peak() < 4 * 128 * 576 * 1024 * 4
     assert peak(park="disk") < 0.7 * peak()
     assert peak(rows_at_once=8, park="disk") < peak(park="disk")
+
+
+@pytest.mark.parametrize("rows", [0, -1])
+def test_rows_that_cannot_be_are_refused(rows: int) -> None:
+    with pytest.raises(UsageError, match=f"rows_at_once is {rows}; expected at least 1"):
+        encode_streamed(autoencoder(), torch.zeros(1, 1, 3, 16, 16, dtype=torch.float64), rows_at_once=rows)
+
+
+PEAK = """
+import torch
+from stillmotion.models.autoencoder import Autoencoder, AutoencoderConfig
+from stillmotion.models.streamed_encode import encode_streamed
+
+def status(name):
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+torch.set_num_threads(1)
+network = Autoencoder(AutoencoderConfig(channels=(64,) * 5, layers=1)).eval()
+encode_streamed(network, torch.zeros(1, 1, 3, 64, 64))
+image = torch.zeros(1, 1, 3, 1024, 1024)
+open("/proc/self/clear_refs", "w").write("5")
+before = status("VmRSS")
+encode_streamed(network, image)
+print(status("VmHWM") - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
+def test_the_peak_is_as_counted() -> None:
+    # Five levels as wide as the first, where halving holds the most.
+    run = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, check=True, text=True)
+    cfg = AutoencoderConfig(channels=(64,) * 5, layers=1)
+    counted = encode_peak_bytes(cfg, (1024, 1024), torch.float32, torch.device("cpu"))
+    assert 0.85 * counted < int(run.stdout) < 1.1 * counted
 
 
 def test_a_full_disk_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

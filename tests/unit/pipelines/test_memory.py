@@ -14,6 +14,7 @@ from stillmotion.config import parse
 from stillmotion.diffusion.guidance import Constant, Linear, Unguided
 from stillmotion.errors import StillmotionError, UsageError
 from stillmotion.models.components import Components
+from stillmotion.models.streamed_encode import encode_streamed
 from stillmotion.pipelines.image_to_video import VideoSettings, animate
 from stillmotion.pipelines.memory import (
     Ladder,
@@ -87,14 +88,6 @@ def test_an_image_is_encoded_in_bands_where_nothing_else_is_too_large() -> None:
     assert low["encode"] < 0.5 * whole["encode"]
 
 
-def test_fewer_frames_are_not_named_where_encoding_the_image_is_too_much() -> None:
-    load = dataclasses.replace(LOAD, width=2048, height=2048, video=VideoSettings(frames=24, steps=1))
-    encode = next(peak for peak in lowest(load, CPU).peaks if peak.stage == "encode")
-    with pytest.raises(UsageError, match="expected at least that") as caught:
-        plan_memory(load, CPU, encode.bytes - 1)
-    assert "--frames" not in str(caught.value).partition(" or ")[0]
-
-
 def test_a_chunk_that_changes_pixels_is_never_chosen() -> None:
     video = dataclasses.replace(LOAD.video, chunked="independent", chunk=4)
     plan = lowest(dataclasses.replace(LOAD, video=video), CPU)
@@ -133,6 +126,22 @@ def test_savings_change_no_frame_beyond_rounding(tiny_components: Components, sa
     frugal = Stage(tiny_components, dataclasses.replace(CPU, savings=parse(Savings, savings)))
     # The order of sums differs in float32, and this network of random weights multiplies the difference.
     torch.testing.assert_close(animate(frugal, image(), SMALL, [5]), plain, rtol=0, atol=3e-4)
+
+
+@pytest.mark.parametrize("park", [None, "device", "host", "disk"])
+def test_an_image_is_encoded_in_bands_where_the_plan_says_so(
+    tiny_components: Components, monkeypatch: pytest.MonkeyPatch, park: Any
+) -> None:
+    parks = []
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        parks.append(named["park"])
+        return encode_streamed(*arguments, **named)
+
+    monkeypatch.setattr("stillmotion.pipelines.image_to_video.encode_streamed", counted)
+    placement = dataclasses.replace(CPU, savings=Savings(encode_park=park))
+    animate(Stage(tiny_components, placement), image(), SMALL, [5])
+    assert parks == ([] if park is None else [park])
 
 
 class Short(nn.Module):
