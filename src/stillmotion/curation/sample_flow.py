@@ -92,7 +92,7 @@ def _unframed(tall: np.ndarray, like: np.ndarray) -> np.ndarray:
     return tall.reshape(len(like), like.shape[1] + 2, like.shape[2])[:, 1:-1]
 
 
-def _texture(pictures: Smalls) -> Float32[np.ndarray, "n h w"]:
+def _texture(pictures: Smalls) -> Float32[np.ndarray, "n h2 w2"]:
     tall = _framed(pictures, "edge")
     span = _unframed(cv2.subtract(cv2.dilate(tall, SQUARE), cv2.erode(tall, SQUARE)), pictures).astype(np.float32)
     over = np.clip(span - np.float32(GRAIN_LEVELS), 0, TEXTURE_LEVELS)

@@ -230,7 +230,13 @@ def _captions(rng: np.random.Generator, frames: int, share: float) -> tuple[Capt
     return (Caption(text, height, size, first, last, int(rng.choice((1, 1, 6, 15)))),)
 
 
-def render(shot: Shot, number: int, size: tuple[int, int], grain: Picture | None, dice: np.random.Generator) -> Picture:
+def render(
+    shot: Shot,
+    number: int,
+    size: tuple[int, int],
+    grain: UInt8[np.ndarray, "h2 w2 3"] | None,
+    dice: np.random.Generator,
+) -> Picture:
     """One frame of a shot; numbers past its ends show what would have come before and after."""
     place = number // shot.hold * shot.hold
     at = min(max(place, 0), shot.frames - 1)
