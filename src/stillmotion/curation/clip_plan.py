@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from pydantic import Field
 
 from ..config import checked, config
 from ..errors import ConfigError
+from ..media.packets import gaps_in
 from .observe import Observed
 from .records import Clip, ClipMode, Span, Transition
 
@@ -77,7 +79,8 @@ def plan_clips(
 ) -> list[Span]:
     """The spans of frames that become clips: within shots, off transitions and damage, of the lengths in `cfg`.
 
-    A shot longer than `max_s` is split evenly, at keyframes where they are near. Raises ConfigError.
+    A shot longer than `max_s` is split evenly, at keyframes where they are near, and one whose times have a gap there.
+    Raises ConfigError.
     """
     cfg = checked(cfg)
     ends = _ends(observed)
@@ -85,8 +88,9 @@ def plan_clips(
     planned = []
     for shot in shots:
         inner = _within_margins(shot, transitions, observed.frames, cfg)
-        for span in _runs(whole, inner):
-            planned += _split(span, observed, ends, cfg)
+        for run in _runs(whole, inner):
+            for span in _unbroken(run, observed):
+                planned += _split(span, observed, ends, cfg)
     kept = [span for span in planned if ends[span.last] - observed.times_s[span.first] >= cfg.min_s - 1e-6]
     if cfg.max_clips is not None and len(kept) > cfg.max_clips:
         chosen = np.linspace(0, len(kept) - 1, cfg.max_clips).round().astype(int)
@@ -105,9 +109,21 @@ def footage_loss(shots: Sequence[Span], clips: Sequence[Clip] | Sequence[Span], 
 
 
 def _ends(observed: Observed) -> Float[np.ndarray, " n"]:
+    """When each frame makes room for the next, or would where there is a gap; the last is shown as the one before."""
     times = observed.times_s
-    last = times[-1] - times[-2] if len(times) > 1 else 0.0
-    return np.append(times[1:], times[-1] + last)
+    if len(times) == 1:
+        return times
+    gaps, usual = gaps_in(np.diff(times))
+    steps = np.where(gaps, usual, np.diff(times))
+    return times + np.append(steps, steps[-1])
+
+
+def _unbroken(span: Span, observed: Observed) -> Iterator[Span]:
+    """The parts of a span without a gap in its times."""
+    gaps, _ = gaps_in(np.diff(observed.times_s))
+    borders = np.flatnonzero(gaps[span.first : span.last]) + span.first + 1
+    for first, stop in itertools.pairwise([span.first, *borders.tolist(), span.last + 1]):
+        yield Span(first, stop - 1)
 
 
 def _whole(observed: Observed, margin: int) -> Bool[np.ndarray, " n"]:

@@ -23,7 +23,7 @@ from ..files import atomic_path
 from ..media.clip import SPLICED, Encoded, Run, Splice, copyable, suffix_of_clip, write_clips
 from ..media.packets import FrameMap, map_frames
 from ..media.recode import DecodedFrame, EdgeEncoder, WholeEncoder, decoded
-from ..media.scan import sight_of, sights
+from ..media.scan import opened, sight_of, sights, video_stream
 from .clip_plan import ClipConfig as ClipConfig
 from .clip_plan import Loss as Loss
 from .clip_plan import footage_loss as footage_loss
@@ -285,6 +285,7 @@ class _Cutter:
 
     def _publish(self, job: _Job, draft: Path, frames: int) -> None:
         video, span, seconds = self._video, job.span, self._seconds(job.span)
+        width, height = self._size_of(job, draft)
         name = clip_id(video.sha256, span)
         with draft.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -297,8 +298,8 @@ class _Cutter:
             start_s=float(self._frames.ticks[span.first] * self._frames.time_base),
             duration_s=seconds,
             fps=frames / seconds,
-            width=video.width,
-            height=video.height,
+            width=width,
+            height=height,
             mode=job.mode,
             sha256=sha256,
             bytes=draft.stat().st_size,
@@ -310,6 +311,15 @@ class _Cutter:
             self._fail(span, "disk_full" if "disk is full" in str(error) else "not_cut", f"cannot be kept: {error}")
         else:
             self._clips.append(clip)
+
+    def _size_of(self, job: _Job, draft: Path) -> tuple[int, int]:
+        """Width and height of a clip's upright picture, which may be another than the video begins with."""
+        with opened(draft) as container:
+            stored = video_stream(container, draft).codec_context
+            width, height = stored.width, stored.height
+        # What was encoded whole is upright already.
+        is_lying = self._video.rotation % 180 != 0 and job.mode != "encode"
+        return (height, width) if is_lying else (width, height)
 
     def _stop(self, jobs: Sequence[_Job], error: OSError | MediaError) -> None:
         """Nothing more can be written, or read: the clips of `jobs` that are not done fail."""

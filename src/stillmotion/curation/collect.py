@@ -10,7 +10,7 @@ from .buckets import EmpiricalBuckets, LinearBuckets, fit_buckets
 from .dedup import Candidate, duplicates
 from .ledger import Ledger, first_refusal
 from .lookers import STRIPS
-from .manifest import Manifest, Row, is_number, sorted_rows
+from .manifest import Manifest, Row, is_number, measures_of_clips, sorted_rows
 from .pipeline import (
     CLIPS,
     CurationConfig,
@@ -22,8 +22,10 @@ from .pipeline import (
     versions_of,
 )
 from .records import Failure, Video, clip_row
+from .samples import SCORES
 from .sources import Source
 from .stage import keys_of
+from .text_area import TextArea
 
 PRINTS = "print.pictures"
 
@@ -70,6 +72,17 @@ def collect(root: Path, cfg: CurationConfig, sources: Iterable[Source], passing:
     _mark_duplicates(rows, cfg)
     buckets = _mark_buckets(rows, cfg)
     return Collected(tuple(videos), Manifest(sorted_rows(rows), versions_of(stages)), tuple(failures), buckets)
+
+
+def columns_made(cfg: CurationConfig) -> list[str]:
+    """The columns of numbers that a manifest of this configuration may have."""
+    made = [*measures_of_clips(), *SCORES, "motion.bucket"]
+    if cfg.text is not None:
+        made += TextArea.columns
+    if cfg.similarity is not None:
+        made += ["clip.similarity", *(f"clip.similarity.{each.kind}" for each in cfg.captions)]
+        made += ["aesthetic.score"] if cfg.similarity.aesthetic is not None else []
+    return made
 
 
 def _mark_buckets(rows: Sequence[Row], cfg: CurationConfig) -> LinearBuckets | EmpiricalBuckets:

@@ -6,6 +6,7 @@ which they end. A worker that dies costs its own job alone, whose answer is then
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import multiprocessing
 import os
@@ -199,7 +200,7 @@ class _Pool(Generic[Job, Answer]):
     def _started(self) -> _Worker[Job]:
         here, there = self._context.Pipe()
         process = self._context.Process(target=_serve, args=(self._work, there), daemon=True)
-        with _environment():
+        with _environment(), _deaf():
             process.start()
         there.close()
         worker = _Worker[Job](process, here)
@@ -245,6 +246,19 @@ def _obituary(code: int | None) -> str:
             name = str(-code)
         return f"The process that worked on this video was ended by {name}."
     return f"The process that worked on this video ended with code {code}."
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """While a worker starts: Ctrl-C is the parent's to answer from the worker's first line on."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class _environment:

@@ -171,7 +171,7 @@ def even(frames: int, count: int) -> list[int]:
 
 def strip_of(frames: UInt8[np.ndarray, "k h w 3"]) -> bytes:
     """Moments of a clip side by side, small, as a JPEG."""
-    width = round(STRIP_HEIGHT * min(STRIP_ASPECT, frames.shape[2] / frames.shape[1]))
+    width = max(1, round(STRIP_HEIGHT * min(STRIP_ASPECT, frames.shape[2] / frames.shape[1])))
     strip = Image.new("RGB", ((width + 2) * len(frames) - 2, STRIP_HEIGHT))
     for index, frame in enumerate(frames):
         picture = Image.fromarray(frame)

@@ -51,7 +51,12 @@ class Manifest:
     @property
     def measures(self) -> list[str]:
         """All columns that are numbers: scores, and what is known of a clip anyway, as its `duration_s`."""
-        return [*self.axes, *(name for name, kind in _kinds(Clip).items() if kind != pa.string())]
+        return [*self.axes, *measures_of_clips()]
+
+
+def measures_of_clips() -> list[str]:
+    """The numbers that are known of every clip."""
+    return [name for name, kind in _kinds(Clip).items() if kind != pa.string()]
 
 
 def is_number(value: Any) -> bool:

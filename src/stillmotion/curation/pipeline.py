@@ -18,7 +18,7 @@ from ..config import config, to_tree
 from ..errors import CheckpointError, HubError, MediaError, StillmotionError
 from ..files import atomic_path
 from .captions import CaptionConfig
-from .clip_plan import ClipConfig, plan_clips
+from .clip_plan import ClipConfig, footage_loss, plan_clips
 from .clipping import clip_file, cut_clips
 from .dedup import DuplicateConfig
 from .identify import identify
@@ -89,7 +89,7 @@ def own_stages_of(cfg: CurationConfig) -> tuple[Stage, ...]:
     return (
         Stage(SCAN, f"2-{SAMPLES_VERSION}-{weights}", [watched, samples], (), functools.partial(_scan, cfg)),
         Stage(SHOTS, "2", shots, (SCAN,), functools.partial(_shots, cfg)),
-        Stage(CLIPS, "1", clips, (SCAN, SHOTS), functools.partial(_clips, cfg)),
+        Stage(CLIPS, "2", clips, (SCAN, SHOTS), functools.partial(_clips, cfg)),
         Stage(SAMPLES, SAMPLES_VERSION, None, (SCAN, CLIPS), _samples),
         # They are cheap, and share one decode.
         *(_looking(looker, local, "local") for looker in local),
@@ -136,13 +136,31 @@ def _clips(cfg: CurationConfig, unit: Unit, folders: Mapping[str, Path]) -> None
     shots, transitions = read_shots(unit.results[SHOTS])
     planned = plan_clips(shots, transitions, observed, cfg.clips)
     clips, failures = cut_clips(unit.path, unit.video, planned, observed, cfg.clips, folders[CLIPS])
-    if not planned:
+    lost_s = _damaged_s(shots, transitions, observed, cfg.clips, planned)
+    if lost_s > 0:
+        failures.append(Failure("", CLIPS, "corrupt", f"Damage costs {lost_s:.2f} s of what would be clips."))
+    elif not planned:
         failures = [Failure("", CLIPS, "too_short", f"No shot lasts {cfg.clips.min_s:g} s.")]
     passing = next((each for each in failures if each.reason in PASSING), None)
     if passing is not None:
         raise Refused(passing.reason, passing.detail)
     told = [dataclasses.replace(each, detail=_told(each.detail, unit.path)) for each in failures]
     write_json(folders[CLIPS] / "clips.json", {"clips": _trees(clips), "failures": _trees(told)})
+
+
+def _damaged_s(
+    shots: Sequence[Span],
+    transitions: Sequence[Transition],
+    observed: Observed,
+    cfg: ClipConfig,
+    planned: Sequence[Span],
+) -> float:
+    """Seconds that would be in clips of the same video without damage, and are not."""
+    if not observed.is_corrupt.any():
+        return 0.0
+    sound = dataclasses.replace(observed, is_corrupt=np.zeros_like(observed.is_corrupt))
+    lost = [footage_loss((), spans, observed).kept_s for spans in (plan_clips(shots, transitions, sound, cfg), planned)]
+    return lost[0] - lost[1]
 
 
 def read_clips(folder: Path, source: str) -> tuple[list[Clip], list[Failure]]:
@@ -156,7 +174,11 @@ def _samples(unit: Unit, folders: Mapping[str, Path]) -> None:
     observed = read_scan(unit.results[SCAN])
     clips, _ = read_clips(unit.results[CLIPS], "")
     columns = {clip.id: plain(span_scores(observed, Span(clip.first, clip.last), unit.video)) for clip in clips}
-    write_json(folders[SAMPLES] / SCORES, {"columns": columns, "failures": []})
+    # Nothing was sampled where frames of another size follow, or where the clock went wrong.
+    blind = [clip for clip in clips if columns[clip.id]["picture.sharpness"] is None]
+    details = [f"Frames {clip.first} to {clip.last} have no sample: motion and picture are unknown." for clip in blind]
+    failures = [Failure("", SAMPLES, "not_scored", detail) for detail in details]
+    write_json(folders[SAMPLES] / SCORES, {"columns": columns, "failures": _trees(failures)})
 
 
 def _score(lookers: Sequence[Looker], unit: Unit, folders: Mapping[str, Path]) -> None:

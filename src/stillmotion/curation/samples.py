@@ -34,6 +34,9 @@ PICTURE = (*DETAIL, *LIGHT)
 BARS = ("bar_top", "bar_right", "bar_bottom", "bar_left")  # clockwise, as the stored picture has them
 # From the sample before, and not by time.
 MOTION = ("paper", "shift_x", "shift_y", "zoom", "roll", "rest", "motion")
+# The columns of a clip: numbers, and then a word.
+MOTION_SCORES = ("motion", "motion.paper", "motion.object", "camera.pan", "camera.tilt", "camera.zoom", "camera.roll")
+SCORES = (*MOTION_SCORES, *(f"picture.{name}" for name in (*PICTURE, *BARS)), "flicker", "held")
 
 
 @config
@@ -188,9 +191,8 @@ def _mean(values: Float[np.ndarray, " n"], reduce: Callable[..., float] = np.mea
 
 def _motion(columns: Mapping[str, np.ndarray], pairs: Bool[np.ndarray, " n"], video: Video) -> dict[str, Number]:
     """Speeds in heights a second, and the camera's word."""
-    names = ("motion", "motion.paper", "motion.object", "camera.pan", "camera.tilt", "camera.zoom", "camera.roll")
     if not pairs.any():
-        return dict.fromkeys((*names, "camera.class"))
+        return dict.fromkeys((*MOTION_SCORES, "camera.class"))
     places = np.flatnonzero(pairs)
     gaps = columns["time_s"][places] - columns["time_s"][places - 1]
     heights = min(video.width, video.height) / video.height  # in one shorter side
@@ -209,7 +211,9 @@ def _motion(columns: Mapping[str, np.ndarray], pairs: Bool[np.ndarray, " n"], vi
         _known(growth.real / gaps),
         _known(np.degrees(growth.imag) / gaps),
     )
-    return dict(zip(names, values, strict=True)) | {"camera.class": camera_class(camera, video.width / video.height)}
+    return dict(zip(MOTION_SCORES, values, strict=True)) | {
+        "camera.class": camera_class(camera, video.width / video.height)
+    }
 
 
 def _known(values: Float[np.ndarray, " n"]) -> float:

@@ -37,15 +37,15 @@ def add_cells(rows: Rows, cells: Cells) -> None:
             below = above + LUMA_PX[0] if 2 * line + 1 < LUMA_PX[1] else above
             for cell in range(WIDE):
                 left, right = 2 * cell, 2 * cell + 1
-                upper = rows[frame, above + left] + rows[frame, above + right]
-                lower = rows[frame, below + left] + rows[frame, below + right]
+                upper = np.int32(rows[frame, above + left]) + rows[frame, above + right]
+                lower = np.int32(rows[frame, below + left]) + rows[frame, below + right]
                 cells[frame, line * WIDE + cell] = np.int16(upper + lower)
         for line in range(HIGH):  # seven of blue, and seven of red
             above = LUMA_BYTES + 2 * line * WIDE
             for cell in range(WIDE // 2):
                 left, right = above + 2 * cell, above + 2 * cell + 1
-                upper = rows[frame, left] + rows[frame, right]
-                lower = rows[frame, left + WIDE] + rows[frame, right + WIDE]
+                upper = np.int32(rows[frame, left]) + rows[frame, right]
+                lower = np.int32(rows[frame, left + WIDE]) + rows[frame, right + WIDE]
                 cells[frame, LUMA + line * (WIDE // 2) + cell] = np.int16(upper + lower)
 
 

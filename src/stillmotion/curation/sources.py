@@ -106,8 +106,18 @@ def find_sources(given: str, output: Path) -> Found:
     if os.path.isdir(path):  # os.path: what may not be looked up is not there, where Path raises
         return _walk(path, output)
     if not os.path.isfile(path):
-        raise UsageError(f"{given} does not exist; expected a folder of videos, a list of them, or an address.")
+        raise UsageError(f"{given} {_absence(path)}; expected a folder of videos, a list of them, or an address.")
     return _list(path) if path.suffix.lower() in LISTS else Found((_local(path, path.name),))
+
+
+def _absence(path: Path) -> str:
+    try:
+        path.stat()
+    except PermissionError:
+        return "may not be looked up by this user"
+    except (OSError, ValueError):
+        return "does not exist"
+    return "is neither a file nor a folder"
 
 
 def _walk(root: Path, output: Path) -> Found:

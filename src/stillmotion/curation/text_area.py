@@ -80,6 +80,7 @@ class TextArea:
     `text.area_mean` over the frames."""
 
     name = "text"
+    columns = ("text.area", "text.area_mean")
     frames = LOOKED_AT
 
     def __init__(self, cfg: TextConfig = OWN) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from array import array
 from collections.abc import Iterator
 from fractions import Fraction
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from .scan import opened, packets_of, video_stream
 
@@ -25,10 +26,21 @@ H264_SLICES, H264_IDR, H264_SEI = (1, 2, 3, 4, 5), 5, 6
 HEVC_SLICES, HEVC_IDR, HEVC_RANDOM_ACCESS = range(0, 32), (19, 20), (16, 17, 18, 21)
 MAX_TICKS = 2**60  # what a damaged file may say is more than an int64 holds
 MAX_BACKWARD_S = 1.0
+GAP_S, GAP_RATIO = 10.0, 10.0
 RECOVERY_POINT = 6  # the SEI message, H.264 annex D.1.8
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+def gaps_in(steps_s: Float[np.ndarray, " n"]) -> tuple[Bool[np.ndarray, " n"], float]:
+    """Which of the steps from frame to frame are gaps in the recording, and the usual step.
+
+    A frame may be held for long, as in a slideshow; one that is held for longer than GAP_S and GAP_RATIO usual steps is
+    taken for the last one before the recording stopped.
+    """
+    usual = float(np.median(steps_s)) if len(steps_s) else 0.0
+    return steps_s > max(GAP_S, GAP_RATIO * usual), usual
+
+
+@dataclasses.dataclass(frozen=True)  # without slots, which a cached property needs room beside
 class FrameMap:
     """Which packet holds which shown frame, and when each frame is shown.
 
@@ -54,9 +66,15 @@ class FrameMap:
 
     def length(self, number: int) -> int:
         """How long one frame is shown, in ticks."""
-        if number + 1 < self.frames:
-            return int(self.ticks[number + 1] - self.ticks[number])
-        return max(1, int(self.ticks[number] - self.ticks[number - 1])) if number else 1
+        if self.frames == 1:
+            return 1
+        return max(1, int(self._steps[min(number, self.frames - 2)]))
+
+    @functools.cached_property
+    def _steps(self) -> Int[np.ndarray, " n"]:
+        steps = np.diff(self.ticks)
+        gaps, usual = gaps_in(steps * float(self.time_base))
+        return np.where(gaps, round(usual / float(self.time_base)), steps)
 
     def without_entries(self) -> FrameMap:
         """The same, with decoding from the very first packet: for files whose keyframes are none."""

@@ -67,14 +67,15 @@ def survey(path: Path) -> Survey | Problem:
     except OSError as error:
         return Problem("unreadable", f"{path} cannot be read: {error.strerror}; expected a video.")
     if is_cut_off:
-        return Problem("truncated", f"{path} ends before its video does; expected a whole file.")
+        return Problem("truncated", f"{path} ends before all of its frames have come; expected a whole file.")
     try:
         with opened(path) as container:
             return _surveyed(path, container, source.size)
     except MediaError as error:
         # A header that cannot be read: in a file of a known family it is missing, which mp4 keeps at its end.
-        no_video = kind in (None, "png", "webp")
-        return Problem("not_media" if no_video else "truncated" if kind == "mp4" else "corrupt", str(error))
+        if kind in ("png", "gif", "webp"):
+            return Problem("not_media", f"{path} is a picture in {kind}; expected a container of video.")
+        return Problem({None: "not_media", "mp4": "truncated"}.get(kind, "corrupt"), str(error))
 
 
 def _is_cut_off(source: Source) -> bool:
@@ -100,7 +101,7 @@ def _surveyed(path: Path, container: InputContainer, size: int) -> Survey | Prob
         detail = f"{path} has frames of {width}x{height} pixels; expected at most {limit:.1f} megapixels."
         return Problem("too_many_pixels", detail)
     if any(entry.pos + entry.size > size for entry in _last_entries(stream)):
-        return Problem("truncated", f"{path} ends before its video does; expected a whole file.")
+        return Problem("truncated", f"{path} ends before all of its frames have come; expected a whole file.")
     return _counted(path, container, stream)
 
 

@@ -17,7 +17,7 @@ from pydantic import Field
 from ..config import checked, config, dump, load
 from ..curation.buckets import FILE as BUCKETS
 from ..curation.buckets import save_buckets
-from ..curation.collect import Collected, clip_files, collect, strip_files
+from ..curation.collect import Collected, clip_files, collect, columns_made, strip_files
 from ..curation.execute import Crew, EngineName, Lost, run_here, run_local, run_on_ray
 from ..curation.ledger import Ledger, locked, write_json
 from ..curation.manifest import (
@@ -35,7 +35,7 @@ from ..curation.report import Reported, write_report
 from ..curation.shards import ShardConfig, write_shards
 from ..curation.sources import Found, Source, find_sources
 from ..curation.stage import Needs, legs_of, needs_of, told
-from ..curation.thresholds import View, ViewConfig, take_view
+from ..curation.thresholds import View, ViewConfig, column_of, take_view
 from ..errors import StillmotionError, UsageError
 from ..files import atomic_path, check_writable, remove_parts
 from .machine import main_memory, usable_cores
@@ -72,7 +72,7 @@ class RunSettings:
         Field(ge=0, le=4096, description="How many videos at once; 0 works in this process. Else one a core."),
     ] = None
     timeout: Annotated[
-        float, Field(gt=0, allow_inf_nan=False, description="Seconds after which a video is given up.")
+        float, Field(gt=0, allow_inf_nan=False, description="Seconds after which a worker's video is given up.")
     ] = 4 * 3600.0
     dry_run: Annotated[bool, Field(description="List what would be done, and do nothing.")] = False
     json: Annotated[bool, Field(description="Print one JSON object.")] = False
@@ -164,6 +164,7 @@ def run_curation(settings: RunSettings, watch: TallyWatch = ignored) -> Curation
     found = find_sources(settings.source, settings.output)
     _check_places(settings, found)
     _check_devices(settings, cfg)
+    _check_rules(cfg)
     tally = Tally(total=len(found.sources), total_bytes=sum(source.bytes or 0 for source in found.sources))
     work = settings.output / WORK
     with locked(work):
@@ -188,6 +189,7 @@ def planned(settings: RunSettings) -> Found:
     found = find_sources(settings.source, settings.output)
     _check_places(settings, found)
     _check_devices(settings, cfg)
+    _check_rules(cfg)
     return found
 
 
@@ -222,6 +224,12 @@ def _check_devices(settings: RunSettings, cfg: CurateConfig) -> None:
         raise UsageError(
             f"{asking} is to run on a GPU, and this machine has none; expected device: cpu in its network."
         )
+
+
+def _check_rules(cfg: CurateConfig) -> None:
+    """Refuse a rule on a column that no stage makes before anything is worked on."""
+    for rule in cfg.view.rules or ():
+        column_of(rule.column, columns_made(cfg.curation))
 
 
 def _remember(output: Path, cfg: CurateConfig, found: Found) -> None:
@@ -343,11 +351,11 @@ def _workers(settings: RunSettings, needs: Needs) -> int:
 def _publish(output: Path, cfg: CurateConfig, collected: Collected) -> tuple[list[Path], View]:
     """Write the tables, the default view, its shards and the report."""
     manifest = collected.manifest
+    view = take_view(manifest.rows, manifest.measures, cfg.view)  # before anything is written: a rule may be refused
     write_videos(output / VIDEOS, collected.videos)
     write_failures(output / FAILURES, collected.failures)
     write_manifest(output / MANIFEST, manifest)
     save_buckets(collected.buckets, output / BUCKETS)
-    view = take_view(manifest.rows, manifest.measures, cfg.view)
     write_view(output / VIEWS / DEFAULT_VIEW, manifest, view, cfg.view)
     kept = set(view.kept)
     rows = [row for row in manifest.rows if row["id"] in kept]

@@ -62,10 +62,13 @@ class FilterSettings:
     )
     # As the run's own view has it where nothing is said.
     tiers: Annotated[
-        bool | None, Field(description="Take each share within its own tier of sizes, by the shorter side.")
+        bool | None,
+        Field(description="Take each share within its own tier of sizes, by the shorter side; else as in the run."),
     ] = None
-    drop_missing: Annotated[bool | None, Field(description="Drop clips without a value too.")] = None
-    duplicates: Annotated[bool | None, Field(description="Keep near-duplicates.")] = None
+    drop_missing: Annotated[bool | None, Field(description="Drop clips without a value too; else as in the run.")] = (
+        None
+    )
+    duplicates: Annotated[bool | None, Field(description="Keep near-duplicates; else as in the run.")] = None
     shards: Annotated[bool, Field(description="Pack the clips of the view, too.")] = False
     json: Annotated[bool, Field(description="Print one JSON object.")] = False
 
@@ -181,6 +184,8 @@ def filter_clips(settings: FilterSettings) -> Filtered:
     cfg, _ = _remembered(output)
     manifest = read_manifest(output / MANIFEST)
     check_writable(output)
+    if not manifest.rows:
+        raise StillmotionError(f"{output} has no clips; expected a run that made some.")
     changed = {
         "rules": rules,
         "tiers": settings.tiers,

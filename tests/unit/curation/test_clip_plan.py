@@ -132,3 +132,17 @@ def test_settings_that_cannot_be(wrong: dict[str, object]) -> None:
 
 def test_settings_are_plain_values() -> None:
     assert to_tree(ClipConfig())["mode"] == "edges"
+
+
+def test_a_gap_in_the_times_ends_a_clip() -> None:
+    times = np.arange(120) / 25
+    times[61:] += 3600
+    seen = Observed(times, np.arange(120) % 10 == 0, np.zeros(120, bool), {})
+    cfg = ClipConfig(min_s=1)
+    assert plan_clips([Span(0, 119)], [], seen, cfg) == [Span(0, 60), Span(61, 119)]
+    assert footage_loss([Span(0, 60), Span(61, 119)], [Span(0, 60)], seen).kept_s == pytest.approx(61 / 25)
+
+
+def test_a_slideshow_has_no_gaps() -> None:
+    seen = Observed(np.arange(6) * 12.0, np.ones(6, bool), np.zeros(6, bool), {})
+    assert plan_clips([Span(0, 5)], [], seen, ClipConfig(max_s=100)) == [Span(0, 5)]

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from stillmotion.config import dump, load
+from stillmotion.curation.collect import columns_made
 from stillmotion.curation.ledger import locked
 from stillmotion.curation.manifest import read_manifest, read_rows
 from stillmotion.curation.shards import read_shard
@@ -169,6 +170,37 @@ def test_what_a_killed_run_left_is_gone_after_the_next(copied: Path, films: Path
         (copied / place / ".0123abcd.part.tar").write_bytes(b"half")
     curate(films, copied)
     assert contents(copied, *RESULTS) == before and not list(copied.rglob(".*.part*"))
+
+
+def test_a_rule_on_a_column_that_nobody_makes_is_refused_before_any_work(copied: Path, films: Path) -> None:
+    before = contents(copied, "curate.yaml", *RESULTS)
+    wrong = "view.rules=[{column: aesthetik, drops: low, share: 0.2}]"
+    for look in (run_curation, planned):
+        with pytest.raises(UsageError, match="there is no column aesthetik; expected one of"):
+            look(RunSettings(source=str(films), output=copied, workers=0, set=(*SHORT, wrong)))
+    assert contents(copied, "curate.yaml", *RESULTS) == before
+
+
+def test_rules_may_be_on_whatever_the_manifest_has(curated: tuple[Path, CurationSummary]) -> None:
+    cfg = load(CurateConfig, [curated[0] / "curate.yaml"])
+    assert set(read_manifest(curated[0] / "manifest.parquet").measures) <= set(columns_made(cfg.curation))
+
+
+def test_damage_is_told_and_not_taken_for_a_short_shot(films: Path, tmp_path: Path) -> None:
+    data = bytearray((films / "deep" / "two.mp4").read_bytes())
+    for place in range(1500, len(data) - 4000, 1500):
+        data[place : place + 300] = np.random.default_rng(place).bytes(300)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "hurt.mp4").write_bytes(data)
+    with pytest.raises(StillmotionError, match="corrupt"):
+        curate(tmp_path / "in", tmp_path / "set")
+
+
+def test_a_folder_without_clips_has_no_views(films: Path, tmp_path: Path) -> None:
+    with pytest.raises(StillmotionError, match="too_short"):
+        curate(films / "deep", tmp_path / "set", "curation.clips.min_s=15", "curation.clips.max_s=20")
+    with pytest.raises(StillmotionError, match="has no clips; expected"):
+        filter_clips(FilterSettings(output=tmp_path / "set"))
 
 
 def test_another_view_costs_nothing(copied: Path) -> None:
