@@ -335,10 +335,10 @@ def test_a_run_that_is_killed_leaves_nothing_under_a_final_name(tmp_path: Path) 
 @pytest.mark.slow
 def test_memory_that_runs_out_is_one_sentence(tmp_path: Path) -> None:
     def limited() -> None:
-        resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30))
+        resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30, 4 * 2**30))
 
     result = subprocess.run(
-        [sys.executable, "-m", "stillmotion", "generate", ROCKET, "-o", tmp_path / "out", "--size", "4096x4096"],
+        [sys.executable, "-m", "stillmotion", "generate", ROCKET, "-o", tmp_path / "out", "--size", "5888x5888"],
         capture_output=True,
         text=True,
         preexec_fn=limited,

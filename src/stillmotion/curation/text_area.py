@@ -32,7 +32,7 @@ PAPER_LIMIT = 0.07  # of the frame
 # that are too large for what it looks at there.
 SHORTER_PX = (288, 192)
 LONGEST = 4  # times the shorter side; what is longer is squeezed
-THRESHOLD = 0.5
+THRESHOLD = 0.6
 
 Picture = UInt8[np.ndarray, "h w 3"]
 Corners = Float[np.ndarray, "n 4 2"]  # of boxes, in pixels, in order around each
@@ -85,7 +85,7 @@ class TextArea:
 
     def __init__(self, cfg: TextConfig = OWN) -> None:
         self.finder = text_finder(cfg)
-        self.version = f"1-{cfg.kind}-{self.finder.version}"
+        self.version = f"2-{cfg.kind}-{self.finder.version}"
 
     def score(self, look: Look) -> Mapping[str, Number | tuple[float, ...]]:
         """Both shares are of the whole frame, in [0, 1]."""

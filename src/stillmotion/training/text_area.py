@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..config import config
-from ..curation.text_network import STRIDE, TextNetwork, TextNetworkConfig
+from ..curation.text_network import STRIDE, TextNetwork, TextNetworkConfig, load_text_network
 from ..evaluation.opencv import cv2
 from ..events import Progress, Watch, unwatched
 from ..files import atomic_path
@@ -38,6 +39,8 @@ class TextTraining:
     largest: float = LARGEST
     rate: float = 4e-3
     first_seed: int = 0
+    # Weights to go on from, of any widths; else it begins from nothing.
+    init: Path | None = None
     widths: tuple[int, ...] = TextNetworkConfig().widths
 
 
@@ -55,6 +58,8 @@ def fit(cfg: TextTraining, photographs: Sequence[Picture] = (), watch: Watch = u
     """A trained network."""
     torch.manual_seed(cfg.first_seed)
     network = TextNetwork(TextNetworkConfig(widths=cfg.widths))
+    if cfg.init is not None:
+        network = copy.deepcopy(load_text_network(cfg.init)).train().requires_grad_(True)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(network.parameters(), lr=cfg.rate, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _schedule(cfg.steps))

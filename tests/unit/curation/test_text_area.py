@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import sys
 import types
 from pathlib import Path
@@ -209,6 +210,16 @@ class TestTraining:
         train_text_network(TextTraining(steps=2, batch=3, new=1, size_px=64, widths=(4, 6, 8, 8, 8)), path)
         network = load_text_network(path)
         assert network(torch.zeros(1, 1, 64, 96)).shape == (1, 16, 24)
+
+    def test_training_goes_on_from_given_weights(self, tmp_path: Path) -> None:
+        first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+        cfg = TextTraining(steps=2, batch=3, new=1, size_px=64, widths=(4, 6, 8, 8, 8))
+        train_text_network(cfg, first)
+        train_text_network(
+            dataclasses.replace(cfg, steps=1, rate=1e-6, init=first, widths=(12, 24, 32, 44, 48)), second
+        )
+        before, after = (dict(load_text_network(path).named_parameters()) for path in (first, second))
+        assert all(torch.allclose(after[name], each, atol=2e-3) for name, each in before.items())
 
     def test_the_shape_of_the_network_is_in_its_weights(self) -> None:
         widths = TextNetworkConfig().widths
