@@ -53,6 +53,7 @@ def test_what_was_compiled_is_kept(tmp_path: Path) -> None:
     assert run(tmp_path, 3, NUMBA_CACHE_DIR=str(cache)).stdout == "30\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["nbi", "nbc"])
 def test_what_a_power_failure_left_is_compiled_anew(tmp_path: Path, suffix: str) -> None:
     (tmp_path / "kernel.py").write_text(KERNEL)

@@ -152,6 +152,7 @@ def test_every_choice_runs_and_survives_being_written_down(stage: Stage, choice:
     assert found.shape == (1, 3, 3, 8, 12) and found.isfinite().all() and found.std() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", [ALL_SAMPLERS, ALL_GUIDERS, ALL_SCHEDULES])
 def test_every_choice_makes_its_own_video(stage: Stage, group: tuple[Any, ...]) -> None:
     field = {ALL_SAMPLERS: "sampler", ALL_GUIDERS: "guider", ALL_SCHEDULES: "sigmas"}[group]

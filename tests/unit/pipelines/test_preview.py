@@ -38,6 +38,7 @@ def test_every_so_many_steps_and_the_last(stage: Stage, every: int | None, expec
     assert all(event.stage == "denoise" and event.preview.shape == (3, 4, 6, 3) for event in shown)  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", [samplers.Euler(churn=5.0), samplers.Heun(), samplers.DPMPP2SAncestral()])
 @pytest.mark.parametrize("guider", [guidance.Unguided(), guidance.Linear()])
 def test_the_frames_are_the_same_with_and_without(
