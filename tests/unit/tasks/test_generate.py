@@ -138,6 +138,7 @@ def test_a_plan_says_that_a_size_is_off_the_trainings(tmp_path: Path) -> None:
     assert any("off the sizes" in note for note in plan(asked(tmp_path)).notes)
 
 
+@pytest.mark.slow
 def test_with_a_second_a_folder_of_videos_is_one_of_pictures(tmp_path: Path) -> None:
     assert all(made.path is not None for made in generate(asked(tmp_path, output=tmp_path / "films")))
     folder = {"image": str(tmp_path / "films"), "output": tmp_path / "out"}
@@ -274,6 +275,7 @@ def test_a_long_name_is_cut(tmp_path: Path) -> None:
     assert [name.lstrip("猫") for name in names] == ["-seed0.mp4", "-seed0-2.mp4"]
 
 
+@pytest.mark.slow
 def test_resume_makes_anew_what_other_weights_of_one_name_made(tmp_path: Path) -> None:
     for place, kept in (("a", 1.0), ("b", 0.5)):
         loaded = load("tiny")

@@ -175,6 +175,7 @@ def test_a_mosaic_of_the_wrong_number_is_refused() -> None:
         mosaic([np.zeros((1, 9000, 9000, 3), np.uint8)] * 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "across", "said"),
     [("1024x576", 8, "35.4 megapixels"), ("1024x576", 20, "at most 16384"), ("64x64", 400, "at most 16384")],

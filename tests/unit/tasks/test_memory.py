@@ -120,6 +120,7 @@ def test_memory_as_the_recipe_says_needs_a_recipe(tmp_path: Path) -> None:
         plan(asked(tmp_path, memory="recipe"))
 
 
+@pytest.mark.slow
 def test_a_grid_goes_on_where_memory_runs_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked(tmp_path)
     left, decode = [1], image_to_video.decode

@@ -69,6 +69,7 @@ def test_what_cannot_be_written_fails_before_the_model_is_read(tmp_path: Path, m
     assert sorted(each.name for each in tmp_path.iterdir()) == ["a.png", "file"]
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_later_ends_the_previews_and_not_the_video(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

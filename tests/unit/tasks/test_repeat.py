@@ -101,6 +101,7 @@ def test_a_fitted_picture_is_not_said_to_be_fitted_otherwise(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_with_the_image_it_is_fitted_anew(video: Path, tmp_path: Path) -> None:
     image = str(video.parent / "photo.png")
     corner = repeat(RepeatSettings(file=video, output=tmp_path / "b.mp4", image=image, set=("focus=0,0",)))
@@ -111,6 +112,7 @@ def test_with_the_image_it_is_fitted_anew(video: Path, tmp_path: Path) -> None:
     assert repeat(RepeatSettings(file=tmp_path / "c.mp4", output=tmp_path / "d.mp4")).is_identical
 
 
+@pytest.mark.slow
 def test_a_private_recipe_asks_for_the_image(image: Path, tmp_path: Path) -> None:
     first = made(image, tmp_path / "a.mp4", private=True)
     with pytest.raises(UsageError, match="--private"):

@@ -47,6 +47,7 @@ def test_the_frame_wise_autoencoder_learns(tmp_path: Path, precision: str) -> No
     assert set(ema.averages) == {f"autoencoder.{name}" for name, _ in network.named_parameters()}
 
 
+@pytest.mark.slow
 def test_the_layers_across_frames_learn_behind_a_frozen_encoder(tmp_path: Path) -> None:
     torch.manual_seed(3)
     frames_model = Autoencoder(dataclasses.replace(MODEL, decoder="image"))
