@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
 import fsspec
 import numpy as np
 import pytest
@@ -194,6 +195,25 @@ def test_damage_is_told_and_not_taken_for_a_short_shot(films: Path, tmp_path: Pa
     (tmp_path / "in" / "hurt.mp4").write_bytes(data)
     with pytest.raises(StillmotionError, match="corrupt"):
         curate(tmp_path / "in", tmp_path / "set")
+
+
+def test_a_video_whose_size_changes_has_clips_of_their_own_size(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    parts = []
+    for number, (width, height) in enumerate(((160, 96), (320, 192))):
+        part = tmp_path / f"{number}.h264"
+        with av.open(str(part), "w", format="h264") as container:
+            stream = container.add_stream("libx264", rate=FPS, options={"g": "10"})
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            for picture in drawn(number + 1):
+                whole = np.ascontiguousarray(picture.repeat(2, 0).repeat(2, 1)[:height, :width])
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(whole, format="rgb24")))
+            container.mux(stream.encode(None))
+        parts.append(part.read_bytes())
+    (tmp_path / "in" / "both.h264").write_bytes(b"".join(parts))
+    curate(tmp_path / "in", tmp_path / "set")
+    rows = read_manifest(tmp_path / "set" / "manifest.parquet").rows
+    assert {(row["width"], row["height"]) for row in rows} == {(160, 96), (320, 192)}
 
 
 def test_a_folder_without_clips_has_no_views(films: Path, tmp_path: Path) -> None:
