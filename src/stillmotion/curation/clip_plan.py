@@ -13,7 +13,7 @@ from pydantic import Field
 
 from ..config import checked, config
 from ..errors import ConfigError
-from ..media.packets import gaps_in
+from ..media.packets import GAP_S, gaps_in
 from .observe import Observed
 from .records import Clip, ClipMode, Span, Transition
 
@@ -89,7 +89,7 @@ def plan_clips(
     for shot in shots:
         inner = _within_margins(shot, transitions, observed.frames, cfg)
         for run in _runs(whole, inner):
-            for span in _unbroken(run, observed):
+            for span in _unbroken(run, observed, ends):
                 planned += _split(span, observed, ends, cfg)
     kept = [span for span in planned if ends[span.last] - observed.times_s[span.first] >= cfg.min_s - 1e-6]
     if cfg.max_clips is not None and len(kept) > cfg.max_clips:
@@ -118,10 +118,10 @@ def _ends(observed: Observed) -> Float[np.ndarray, " n"]:
     return times + np.append(steps, steps[-1])
 
 
-def _unbroken(span: Span, observed: Observed) -> Iterator[Span]:
-    """The parts of a span without a gap in its times."""
-    gaps, _ = gaps_in(np.diff(observed.times_s))
-    borders = np.flatnonzero(gaps[span.first : span.last]) + span.first + 1
+def _unbroken(span: Span, observed: Observed, ends: Float[np.ndarray, " n"]) -> Iterator[Span]:
+    """The parts of a span without a gap in its times, where a frame begins long after the one before has ended."""
+    waits = observed.times_s[span.first + 1 : span.last + 1] - ends[span.first : span.last]
+    borders = np.flatnonzero(waits > GAP_S / 2) + span.first + 1
     for first, stop in itertools.pairwise([span.first, *borders.tolist(), span.last + 1]):
         yield Span(first, stop - 1)
 
