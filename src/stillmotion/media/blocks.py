@@ -5,12 +5,11 @@ Each walk is bounded by the file's own size and by MAX_BLOCKS, and never trusts 
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Literal, NamedTuple
 
 from ..errors import MediaError
 
@@ -24,8 +23,7 @@ FIRST_BOXES = {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"}
 Kind = Literal["png", "gif", "webp", "mp4", "matroska"]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Block:
+class Block(NamedTuple):
     """One piece of a file: what it is, and where its content starts and ends, in bytes."""
 
     kind: bytes
@@ -58,10 +56,16 @@ class Source:
 
     def block(self, kind: bytes, start: int, end: int, limit: int) -> Block:
         """A block that ends within `limit`. Raises MediaError where it does not, and after MAX_BLOCKS of them."""
-        self._blocks += 1
-        if not start <= end <= limit or self._blocks > MAX_BLOCKS:
+        if not start <= end <= limit:
             raise self.damaged()
+        self.count(1)
         return Block(kind, start, end)
+
+    def count(self, blocks: int) -> None:
+        """Count what has been walked. Raises MediaError after MAX_BLOCKS."""
+        self._blocks += blocks
+        if self._blocks > MAX_BLOCKS:
+            raise self.damaged()
 
     def refused(self, found: str, expected: str) -> MediaError:
         """The error for a whole file that is not what was asked for."""
@@ -216,7 +220,7 @@ def _colours(flags: int) -> int:
 
 
 def _after_sub_blocks(source: Source, place: int) -> int:
-    while size := source.number(place, 1):
-        source.block(b"", place, place + 1 + size, source.size)
+    while size := source.read(place, 1)[0]:
+        source.count(1)
         place += 1 + size
     return place + 1
