@@ -82,8 +82,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        first_line = str(error).splitlines()[0]
-        raise ConfigError(f"{path} cannot be read as YAML or JSON: {first_line}.") from None
+        mark = getattr(error, "problem_mark", None)
+        where = "" if mark is None else f" in line {mark.line + 1}"
+        problem = getattr(error, "problem", None) or getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise ConfigError(f"{path} cannot be read{where}: {problem}; expected a file in YAML or JSON.") from None
     if tree is not None and not isinstance(tree, dict):
         raise ConfigError(f"{path} holds a {type(tree).__name__}; expected a mapping of keys to values.")
     return tree or {}
@@ -104,7 +106,7 @@ def _parse_override(text: str) -> dict[str, Any]:
     try:
         tree: Any = yaml.safe_load(value)
     except yaml.YAMLError:
-        raise ConfigError(f"the value of the override {text!r} is not YAML; quote it.") from None
+        raise ConfigError(f"the value of the override {text!r} is not YAML; expected it in quotes.") from None
     for name in reversed(key.split(".")):
         tree = {name: tree}
     return tree

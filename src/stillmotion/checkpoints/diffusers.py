@@ -227,7 +227,7 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path} is missing; expected a diffusers folder, with unet, vae and image_encoder in it, or one of these."
         ) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {str(error).splitlines()[0]}.") from None
+        raise CheckpointError(f"{path} is not JSON ({str(error).splitlines()[0]}); expected a configuration.") from None
     if not isinstance(found, dict):
         raise CheckpointError(f"{path} holds a {type(found).__name__}; expected a JSON object.")
     return found

@@ -94,7 +94,9 @@ def unet_config(document: Mapping[str, Any], where: Path) -> UNetConfig:
     width = found.addition_time_embed_dim
     numbers, rest = divmod(found.projection_class_embeddings_input_dim, width)
     if rest:
-        raise CheckpointError(f"{where} has numbers of width {width} that do not divide the width of all of them.")
+        raise CheckpointError(
+            f"{where} has {width} as the width of one number; expected a divisor of the width of all of them."
+        )
     tree = {
         "in_channels": found.in_channels,
         "out_channels": found.out_channels,

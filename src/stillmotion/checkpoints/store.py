@@ -204,7 +204,7 @@ def _read_header(file: BinaryIO, path: Path) -> dict[str, Entry]:
     if length > MAX_HEADER_BYTES:
         raise CheckpointError(f"{path} declares a header of {length} bytes; expected at most {MAX_HEADER_BYTES}.")
     if 8 + length > size:
-        raise CheckpointError(f"{path} is cut short: it has {size} bytes, and its header alone needs {8 + length}.")
+        raise CheckpointError(f"{path} is cut short: it has {size} bytes; expected {8 + length} for its header alone.")
     text = start[8:] + file.read(length - 1)
     # Counted before anything is parsed: a header of small lies costs no memory.
     if text.count(b'"data_offsets"') > MAX_TENSORS:
@@ -268,6 +268,6 @@ def _check_layout(entries: Iterable[Entry], path: Path, base: int, size: int) ->
             raise CheckpointError(f"{path} has tensors that overlap or leave gaps; expected one after another.")
         end = entry.stop
     if end > size:
-        raise CheckpointError(f"{path} is cut short: it has {size} bytes, and its header promises {end}.")
+        raise CheckpointError(f"{path} is cut short: it has {size} bytes; expected the {end} of its header.")
     if end < size:
         raise CheckpointError(f"{path} has {size - end} bytes behind its last tensor; expected none.")

@@ -119,7 +119,9 @@ def _read(path: Path) -> pa.Table:
             f"{path} does not exist; expected a folder that `stillmotion curate run` wrote."
         ) from None
     except (OSError, pa.ArrowException) as error:
-        raise StillmotionError(f"{path} cannot be read as Parquet: {error}.") from None
+        raise StillmotionError(
+            f"{path} cannot be read as Parquet: {error}; expected a table that `stillmotion curate run` wrote."
+        ) from None
 
 
 def _write(

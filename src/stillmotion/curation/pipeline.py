@@ -174,7 +174,7 @@ def _samples(unit: Unit, folders: Mapping[str, Path]) -> None:
     observed = read_scan(unit.results[SCAN])
     clips, _ = read_clips(unit.results[CLIPS], "")
     columns = {clip.id: plain(span_scores(observed, Span(clip.first, clip.last), unit.video)) for clip in clips}
-    # Nothing was sampled where frames of another size follow, or where the clock went wrong.
+    # A clip may be shorter than the time between two samples, or lie where the clock went back.
     blind = [clip for clip in clips if columns[clip.id]["picture.sharpness"] is None]
     details = [f"Frames {clip.first} to {clip.last} have no sample: motion and picture are unknown." for clip in blind]
     failures = [Failure("", SAMPLES, "not_scored", detail) for detail in details]

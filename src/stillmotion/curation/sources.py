@@ -174,7 +174,7 @@ def _list(path: Path) -> Found:
         text = path.read_text(encoding="utf-8-sig")  # Windows begins a text with a mark
         entries = json.loads(text) if path.suffix.lower() == ".json" else text.splitlines()
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read as a list: {error}.") from None
+        raise UsageError(f"{path} cannot be read: {error}; expected a list of videos.") from None
     if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
         raise UsageError(f"{path} is no list of texts; expected a path or an address for each video.")
     if path.suffix.lower() != ".json":  # where a line may be a remark
@@ -212,7 +212,10 @@ def _address(given: str) -> Found:
     try:
         details: dict[str, Any] = system.find(root, detail=True) if not system.isfile(root) else {}
     except Exception as error:  # what fsspec's many systems raise has no parent of its own
-        raise UsageError(f"{given} cannot be listed: {type(error).__name__}: {error}.") from None
+        raise UsageError(
+            f"{given} cannot be listed ({type(error).__name__}: {error}); "
+            "expected a folder or a file that this user may read."
+        ) from None
     if not details:
         return Found((_remote(given),))
     sources, beside = [], 0
@@ -238,7 +241,10 @@ def _system(address: str) -> tuple[Any, str]:
 
         return fsspec.core.url_to_fs(address)
     except (ImportError, ValueError) as error:
-        raise UsageError(f"{address} cannot be opened here: {error}.") from None
+        reason = str(error).rstrip(".")
+        raise UsageError(
+            f"{address} cannot be opened here: {reason}; expected an address that fsspec can open."
+        ) from None
 
 
 def fetch(source: Source, target: Path, max_bytes: int) -> None:

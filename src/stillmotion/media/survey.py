@@ -18,7 +18,7 @@ from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Disposition
 
 from ..errors import MediaError
-from .blocks import Source, elements, kind_of
+from .blocks import Kind, Source, elements, kind_of
 from .formats import MAX_VIDEO_PIXELS
 from .scan import opened, packets_of
 
@@ -61,7 +61,7 @@ def survey(path: Path) -> Survey | Problem:
             if not source.size:
                 return Problem("empty", f"{path} has no bytes; expected a video.")
             kind = kind_of(source)
-            is_cut_off = kind == "matroska" and _is_cut_off(source)
+            is_cut_off = _is_cut_off(source, kind)
     except FileNotFoundError:
         return Problem("missing", f"{path} does not exist; expected a video.")
     except OSError as error:
@@ -78,9 +78,22 @@ def survey(path: Path) -> Survey | Problem:
         return Problem({None: "not_media", "mp4": "truncated"}.get(kind, "corrupt"), str(error))
 
 
-def _is_cut_off(source: Source) -> bool:
+def _is_cut_off(source: Source, kind: Kind | None) -> bool:
+    """Whether Matroska or AVI say that they are longer than their file. A transport stream says nothing of the kind."""
     try:
-        return any(element.end > source.size for element in elements(source, 0, source.size))
+        if kind == "matroska":
+            return any(element.end > source.size for element in elements(source, 0, source.size))
+        place = 0
+        # Beyond a gigabyte an AVI is a row of RIFF chunks. One that was never finished has no size, and may be whole.
+        while place + 12 <= source.size and source.read(place, 4) == b"RIFF" and source.read(place + 8, 3) == b"AVI":
+            length = source.number(place + 4, 4, "little")
+            if length in (0, 0xFFFFFFFF):
+                return False
+            place += 8 + length
+            if place > source.size:
+                return True
+            place += length % 2
+        return False
     except MediaError:
         return True
 

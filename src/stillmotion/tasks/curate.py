@@ -209,7 +209,10 @@ def _check_places(settings: RunSettings, found: Found) -> None:
         if inside == output.resolve() or output.resolve() in inside.parents:
             raise UsageError(f"{settings.source} lies in {output}, where results go; expected another folder.")
     if not found.sources and found.failures:
-        raise UsageError(f"{settings.source} cannot be read: {found.failures[0].detail} Expected a folder of videos.")
+        raise UsageError(
+            f"{settings.source} cannot be searched ({found.failures[0].detail.rstrip('.')}); "
+            "expected a folder of videos."
+        )
     if not found.sources:
         beside = f" but {found.beside} files that are no videos by their names" if found.beside else ""
         raise UsageError(f"{settings.source} holds nothing{beside}; expected at least one video.")

@@ -115,7 +115,7 @@ def test_an_image_encoder_is_read_back_from_its_document(cfg: ImageEncoderConfig
         ("unet/config.json", {"down_block_types": ["Other", "DownBlockSpatioTemporal"]}, "blocks of type Other"),
         ("unet/config.json", {"up_block_types": ["CrossAttnUpBlockSpatioTemporal"] * 2}, "other levels"),
         ("unet/config.json", {"block_out_channels": None}, "says nothing of block_out_channels"),
-        ("unet/config.json", {"addition_time_embed_dim": 33}, "do not divide"),
+        ("unet/config.json", {"addition_time_embed_dim": 33}, "expected a divisor"),
         ("vae/config.json", {"_class_name": "VQModel"}, "is a VQModel"),
         ("vae/config.json", {"down_block_types": ["AttnDownBlock2D"]}, "AttnDownBlock2D"),
         ("vae/config.json", {"norm_num_groups": 16}, "in 16 groups"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
+from multiprocessing.process import BaseProcess
 
 import pytest
 
@@ -58,6 +60,18 @@ def test_a_job_that_hangs_is_given_up() -> None:
     assert isinstance(found[HANGS], Lost) and found[HANGS].reason == "timeout"
     assert found["3"] == 3
     assert time.monotonic() - started < 30
+
+
+def test_ctrl_c_is_the_parents_from_a_workers_first_line_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, heard, start = signal.getsignal(signal.SIGINT), [], BaseProcess.start
+
+    def spied(process: BaseProcess) -> None:
+        heard.append(signal.getsignal(signal.SIGINT))  # which a fresh process inherits where it is to be ignored
+        start(process)
+
+    monkeypatch.setattr(BaseProcess, "start", spied)
+    assert answers(["1"], workers=1) == {"1": 1}
+    assert heard == [signal.SIG_IGN] and signal.getsignal(signal.SIGINT) == before
 
 
 def test_none_means_not_now() -> None:

@@ -123,10 +123,19 @@ def test_truncated(clip: Path, tmp_path: Path, share: float, front: bool) -> Non
     assert reason(path) == "truncated"
 
 
-def test_truncated_matroska(tmp_path: Path) -> None:
-    path = make(tmp_path, "h264 mkv")
+@pytest.mark.parametrize("name", ["h264 mkv", "h264 avi"])
+def test_truncated_where_the_container_tells_its_length(tmp_path: Path, name: str) -> None:
+    path = make(tmp_path, name)
     path.write_bytes(path.read_bytes()[:-2000])
     assert reason(path) == "truncated"
+
+
+@pytest.mark.parametrize("length", [0, 0xFFFFFFFF])
+def test_an_avi_that_was_never_finished_is_read_as_far_as_it_goes(tmp_path: Path, length: int) -> None:
+    path = make(tmp_path, "h264 avi")
+    data = path.read_bytes()
+    path.write_bytes(data[:4] + length.to_bytes(4, "little") + data[8:])
+    assert isinstance(identify(path, path.name), Video)
 
 
 def write_sound(path: Path, codec: str) -> None:

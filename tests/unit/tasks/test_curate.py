@@ -214,6 +214,19 @@ def test_a_video_whose_size_changes_has_clips_of_their_own_size(tmp_path: Path) 
     curate(tmp_path / "in", tmp_path / "set")
     rows = read_manifest(tmp_path / "set" / "manifest.parquet").rows
     assert {(row["width"], row["height"]) for row in rows} == {(160, 96), (320, 192)}
+    assert all(row["picture.sharpness"] for row in rows) and not read_rows(tmp_path / "set" / "failures.parquet")
+
+
+def test_a_clip_between_two_samples_is_told(films: Path, tmp_path: Path) -> None:
+    source = tmp_path / "list.txt"
+    source.write_text(str(films / "deep" / "two.mp4"))
+    curate(source, tmp_path / "set", "curation.clips.min_s=0.2", "curation.clips.max_s=0.3")
+    rows = read_manifest(tmp_path / "set" / "manifest.parquet").rows
+    blind = [(row["first"], row["last"]) for row in rows if row["picture.sharpness"] is None]
+    told = read_rows(tmp_path / "set" / "failures.parquet")
+    assert {(each["stage"], each["reason"]) for each in told} == {("samples", "not_scored")}
+    assert 0 < len(blind) == len(told) < len(rows)
+    assert all(any(f"Frames {first} to {last} " in each["detail"] for each in told) for first, last in blind)
 
 
 def test_a_folder_without_clips_has_no_views(films: Path, tmp_path: Path) -> None:
