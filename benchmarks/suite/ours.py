@@ -36,7 +36,7 @@ from .networks import (
 )
 
 # What needs the least memory without waiting long.
-LEAN = Savings(branches="in-turn", decode_frames=1)
+LEAN = Savings(branches="in-turn", keeps_order=False, decode_frames=1)
 ANY = Request(1, 64, 64)
 NAMES = {value: name for name, value in DTYPES.items()}
 
@@ -56,7 +56,9 @@ class Side:
         assert latents.shape[2] == cfg.out_channels
         with torch.inference_mode():
             scale = scales(Linear(low=GUIDANCE[0], high=GUIDANCE[1]), latents.shape[1])
-            denoise = guided_denoiser(stage.components.unet, condition, scale, compiled=stage.compiled)
+            keeps = stage.placement.savings.keeps_order
+            network = stage.components.unet
+            denoise = guided_denoiser(network, condition, scale, compiled=stage.compiled, keeps_order=keeps)
 
         def step() -> Tensor:
             with torch.inference_mode():

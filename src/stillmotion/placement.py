@@ -41,6 +41,9 @@ class Savings:
     branches: Branches = "together"
     # Parts in which the wide middle of every feed-forward is computed; None for all at once.
     slices: Annotated[int | None, Field(ge=1, le=1024)] = None
+    # Whether a CPU keeps the U-Net's weights in its library's order from the first step on, beside the file's own; else
+    # each step orders them anew.
+    keeps_order: bool = True
     # Frames that go through a layer of the decoder together, and rows of them; None leaves it to the decoder.
     decode_frames: Annotated[int | None, Field(ge=1, le=100_000)] = None
     decode_rows: Annotated[int | None, Field(ge=1, le=100_000)] = None

@@ -17,7 +17,8 @@ gates and sums; then a call takes all pixels, since what is fused needs no cache
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+import functools
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any, TypeVar, cast
 
 import torch
@@ -28,20 +29,21 @@ from torch.nn import functional as F
 from ..nn.attention import GEGLU, FeedForward, attend
 from ..nn.embedding import sinusoid
 from ..nn.mix import Mix
-from ..nn.products import Convolution, Product
+from ..nn.products import Convolution, Product, TinyConvolution, is_tiny
 from ..nn.regions import are_in_force, region
 from ..nn.resample import Downsample, Upsample
 from ..nn.resnet import ResnetBlock, SpatioTemporalResnet, TemporalResnetBlock
 from ..nn.transformer import SpatialTransformerBlock, SpatioTemporalTransformer, TemporalTransformerBlock
 from ..nn.untouched import is_untouched
-from ..nn.winograd import DoublingConvolution, WinogradConvolution, suits
+from ..nn.winograd import DoublingConvolution, WinogradConvolution, suits, tile_for
+from .mapped import file_pages, give_back
 from .unet import DownLevel, UNet, UpLevel
 
 # Pixels, counted over frames and videos, that a block holds at once on the CPU: 2,048 of 320 channels are 2.6 MB in
 # float32, beside a hidden tensor of 10 MB. Those of fewer bytes than WIDE_BYTES are as many more.
 PIXELS_AT_ONCE, WIDE_BYTES = 2048, 640
 
-# A network up to this size keeps its weights as the library orders them; a larger one orders them anew in every step.
+# A network up to this size keeps its weights as the library orders them in any case.
 KEPT_BYTES = 256 * 2**20
 # Channels of a group up to which torch's norm with channels last takes longer than the one with pixels last and two
 # copies: at 8 x 20 x 32 x 64 in bfloat16 2.3 against 0.2 ms, at 4 x 32 x 32 x 320 in float32 0.2 against 3.1 ms.
@@ -50,18 +52,23 @@ FEW_CHANNELS = 4
 Kind = TypeVar("Kind", bound=nn.Module)
 Made = TypeVar("Made")
 Network = Callable[[Tensor, Tensor], Tensor]
-AnyConvolution = Convolution | WinogradConvolution
+AnyConvolution = Convolution | WinogradConvolution | TinyConvolution
 
 
-def prepared(unet: nn.Module, context: Float[Tensor, "b n d"], numbers: Float[Tensor, "b k"]) -> Network | None:
+def prepared(
+    unet: nn.Module, context: Float[Tensor, "b n d"], numbers: Float[Tensor, "b k"], keeps_order: bool = False
+) -> Network | None:
     """The network of one generation, called with latents `b t c h w` and noise levels `b`; None where it cannot be.
+
+    keeps_order: weights that the CPU's library has put into its own order stay for the next step, in about 1.3 times
+    the memory of the network; pages of its file behind them are given back.
 
     That is where tokens are several or rows differ in their numbers, where gradients are wanted, and where the network
     is not just ours (`is_plain`).
     """
     is_one = context.shape[1] == 1 and bool((numbers == numbers[:1]).all())
     if isinstance(unet, UNet) and is_one and not torch.is_grad_enabled() and is_plain(unet):
-        return Prepared(unet, context, numbers[:1])
+        return Prepared(unet, context, numbers[:1], keeps_order)
     return None
 
 
@@ -86,10 +93,63 @@ def _is_sliced(module: nn.Module) -> bool:
     return isinstance(module, FeedForward) and (module.chunk_size, module.slices) != (None, None)
 
 
+def laid_out(unet: UNet, videos: int, frames: int, height: int, width: int) -> list[object]:
+    """All weights of a network as they are ready for latents of this size on its device: for their bytes."""
+    made: list[object] = []
+    for module, (rows, columns) in _sized(unet, height, width):
+        like = functools.partial(_images, unet.conv_in.weight, videos * frames, rows, columns)
+        pixels = videos * frames * rows * columns
+        if isinstance(module, SpatioTemporalResnet):
+            temporal = module.temporal_res_block
+            for layer in (module.spatial_res_block.conv1, module.spatial_res_block.conv2):
+                made.append(_convolution(layer, like(layer.in_channels), pixels, is_kept=True))
+            history = like(temporal.conv1.in_channels)
+            at_once = max(1, history.shape[:3].numel() // (videos * frames))
+            history = history.new_empty(videos, frames, at_once, temporal.conv1.in_channels)
+            made += [_convolution(layer, history, pixels, is_kept=True) for layer in (temporal.conv1, temporal.conv2)]
+            if module.spatial_res_block.conv_shortcut is not None:
+                made.append(Product(module.spatial_res_block.conv_shortcut.weight.flatten(1), None, pixels))
+        elif isinstance(module, Upsample):
+            bias = cast(Tensor, module.conv.bias)
+            made.append(DoublingConvolution(module.conv.weight, bias, like(module.conv.in_channels)))
+        else:
+            assert isinstance(module, SpatioTemporalTransformer)
+            made += [Product(layer.weight.flatten(1), None, pixels) for layer in (module.proj_in, module.proj_out)]
+            made += [_Layers(block, pixels) for block in _as_kind(SpatialTransformerBlock, module.transformer_blocks)]
+            for block in _as_kind(TemporalTransformerBlock, module.temporal_transformer_blocks):
+                made += [_Layers(block, pixels), _Feed(block.ff_in, pixels)]
+    return made
+
+
+def _sized(unet: UNet, height: int, width: int) -> Iterator[tuple[nn.Module, tuple[int, int]]]:
+    """Blocks and doublings, each with the height and the width of what goes in."""
+    sizes = [(height, width)]
+    for level in unet.down_blocks:
+        yield from ((each, sizes[-1]) for pair in _blocks(cast(DownLevel, level)) for each in pair if each is not None)
+        if "downsamplers" in level._modules:
+            sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
+    middle = unet.mid_block
+    yield from ((each, sizes[-1]) for each in (*middle.resnets, *middle.attentions))
+    for level in unet.up_blocks:
+        yield from ((each, sizes[-1]) for pair in _blocks(cast(UpLevel, level)) for each in pair if each is not None)
+        if "upsamplers" in level._modules:
+            small = sizes.pop()
+            if sizes[-1] == (2 * small[0], 2 * small[1]):
+                yield from ((each, small) for each in _as_kind(Upsample, level.upsamplers))
+
+
+def _images(weight: Tensor, count: int, height: int, width: int, channels: int) -> Float[Tensor, "r h w c"]:
+    """As many images as are worked on together."""
+    whole = weight.new_empty(1, count, height, width, channels)
+    return whole[0, : _rows_at_once(whole)]
+
+
 class Prepared:
     """One network with one context `b 1 d` and one row of scalar conditions, all videos of a batch alike in noise."""
 
-    def __init__(self, unet: UNet, context: Float[Tensor, "b 1 d"], numbers: Float[Tensor, "1 k"]) -> None:
+    def __init__(
+        self, unet: UNet, context: Float[Tensor, "b 1 d"], numbers: Float[Tensor, "1 k"], keeps_order: bool = False
+    ) -> None:
         self._unet = unet
         # Never one row alone: torch's product with a vector rounds otherwise where weights lie otherwise in memory.
         self._numbers = numbers.expand(2, -1)
@@ -107,7 +167,8 @@ class Prepared:
             for mix in unet.modules()
             if isinstance(mix, Mix)
         }
-        self._keeps = sum(parameter.nbytes for parameter in unet.parameters()) <= KEPT_BYTES
+        self._is_small = sum(parameter.nbytes for parameter in unet.parameters()) <= KEPT_BYTES
+        self._keeps = self._is_small or keeps_order
         self._kept: dict[Hashable, Any] = {}
 
     def __call__(self, x: Float[Tensor, "b t c h w"], c_noise: Float[Tensor, " b"]) -> Float[Tensor, "b t c2 h w"]:
@@ -246,14 +307,18 @@ class Prepared:
         return self._ready((layer, rows), lambda: Product(layer.weight.flatten(1), layer.bias, rows))
 
     def _convolution(self, layer: nn.Conv2d | nn.Conv3d, like: Float[Tensor, "r h w c"], pixels: int) -> AnyConvolution:
-        return self._ready((layer, like.shape, pixels), lambda: _convolution(layer, like, pixels))
+        return self._ready((layer, like.shape, pixels), lambda: _convolution(layer, like, pixels, self._keeps))
 
-    def _ready(self, key: Hashable, make: Callable[[], Made], keeps: bool | None = None) -> Made:
-        """What `make` makes, kept for the next step where the network is small, or as `keeps` says."""
+    def _ready(
+        self, key: tuple[nn.Module, *tuple[Hashable, ...]], make: Callable[[], Made], keeps: bool | None = None
+    ) -> Made:
+        """What `make` makes of the module that `key` begins with; kept for the next step, or not, as `keeps` says."""
         if not (self._keeps if keeps is None else keeps):
             return make()
         if key not in self._kept:
             self._kept[key] = make()
+            if not self._is_small:
+                give_back(file_pages(key[0].parameters()))
         return self._kept[key]
 
 
@@ -394,12 +459,18 @@ def _pixels_at_once(x: Tensor) -> int:
     return PIXELS_AT_ONCE * max(1, WIDE_BYTES // (x.shape[-1] * x.itemsize))
 
 
-def _convolution(layer: nn.Conv2d | nn.Conv3d, like: Float[Tensor, "r h w c"], pixels: int = 0) -> AnyConvolution:
+def _convolution(
+    layer: nn.Conv2d | nn.Conv3d, like: Float[Tensor, "r h w c"], pixels: int = 0, is_kept: bool = False
+) -> AnyConvolution:
     """Over frames, they are the rows of an image as wide as a frame has pixels. `pixels`: of all calls."""
     weight = layer.weight[..., 0] if isinstance(layer, nn.Conv3d) else layer.weight
     bias = cast(Tensor, layer.bias)
-    if suits(weight, like, pixels):
-        return WinogradConvolution(weight, bias, like, along_rows_only=like.dtype != torch.float32)
+    if is_kept and is_tiny(weight, like):
+        return TinyConvolution(weight, bias, like)
+    if suits(weight, like, pixels, is_kept):
+        in_half = like.dtype != torch.float32
+        tile = 2 if in_half else tile_for(weight, like, is_kept)
+        return WinogradConvolution(weight, bias, like, along_rows_only=in_half, tile=tile)
     return Convolution(weight, bias, like)
 
 

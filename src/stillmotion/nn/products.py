@@ -19,6 +19,8 @@ from .regions import are_in_force
 
 # Below this many pixels a frame, oneDNN's channels-last convolution reorders more than it computes.
 SMALL_FRAME = 64
+# Images with no side above this are one product each: of 36 taps that meet 2x2 pixels, 20 lie beside them.
+TINY_SIDE = 2
 _ONCE = [1, 1]
 
 
@@ -113,3 +115,34 @@ class Convolution:
             return torch.ops.mkldnn._convolution_pointwise_.binary(other, image, *fixed, *sum_up)
         made = torch.ops.mkldnn._convolution_pointwise.binary(image, other, *fixed, *sum_up)
         return other.copy_(made) if in_place else made
+
+
+class TinyConvolution:
+    """As `Convolution` with 3x3 taps, for images of at most 2x2 pixels: one product of all their pixels at once."""
+
+    def __init__(
+        self, weight: Float[Tensor, "d c 3 3"], bias: Float[Tensor, " d"], like: Float[Tensor, "r h w c"]
+    ) -> None:
+        self._places = [(y, x) for y in range(like.shape[1]) for x in range(like.shape[2])]
+        pixels, taps = len(self._places), weight.permute(2, 3, 0, 1).contiguous()
+        matrix = weight.new_empty(pixels, len(weight), pixels, weight.shape[1])
+        for made, (top, left) in enumerate(self._places):
+            for seen, (y, x) in enumerate(self._places):
+                matrix[made, :, seen] = taps[y - top + 1, x - left + 1]
+        self._product = Product(matrix.flatten(2).flatten(0, 1), bias.repeat(pixels), len(like))
+
+    def __call__(
+        self,
+        x: Float[Tensor, "r h w c"],
+        residual: Float[Tensor, "r h w d"] | None = None,
+        shift: Float[Tensor, " d"] | None = None,
+    ) -> Float[Tensor, "r h w d"]:
+        """The convolution, plus `residual`. `shift` is added to the bias."""
+        shifts = None if shift is None else shift.repeat(len(self._places))
+        made = self._product(x.flatten(1), shift=shifts).view(*x.shape[:3], -1)
+        return made if residual is None else made.add_(residual)
+
+
+def is_tiny(weight: Float[Tensor, "d c i j"], like: Float[Tensor, "r h w c"]) -> bool:
+    """Whether TinyConvolution is for these, and the faster: where a product is oneDNN's."""
+    return weight.shape[2:] == (3, 3) and max(like.shape[1:3]) <= TINY_SIDE and is_fused(like)

@@ -186,7 +186,8 @@ def sample_latents(
     watch(Progress("denoise", 0, steps))
     with stage.use(stage.components.unet):
         scale, are_together = scales(settings.guider, settings.frames), stage.placement.savings.branches == "together"
-        denoise = guided_denoiser(stage.components.unet, condition, scale, are_together, stage.compiled)
+        keeps = stage.placement.savings.keeps_order
+        denoise = guided_denoiser(stage.components.unet, condition, scale, are_together, stage.compiled, keeps)
         denoise = preview.remembering(denoise) if preview else denoise
         return samplers.sample(settings.sampler, denoise, start, levels, draw_noise, after_step)
 
@@ -218,11 +219,13 @@ def guided_denoiser(
     scale: Float[Tensor, " t"],
     are_branches_together: bool = True,
     compiled: Compiled | None = None,
+    keeps_order: bool = False,
 ) -> Denoise:
     """The SVD denoiser of one condition. Where guidance needs both branches, the unconditional one comes first.
 
     are_branches_together: both go through the network in one batch; otherwise in turn, in half of the memory.
     compiled: compiles a network that is just ours (`prepared.is_plain`); any other is called as it is.
+    keeps_order: as for `prepared.prepared`.
     """
     used = compiled if compiled is not None and is_plain(unet) else None
 
@@ -230,7 +233,7 @@ def guided_denoiser(
     def ready(rows: Rows, is_compiled: bool) -> tuple[Condition, Network]:
         told = {"both": condition.both_branches, "none": condition.unconditional, "image": lambda: condition}[rows]()
         plain: Network = lambda x, c_noise: unet(x, c_noise, told.context, told.numbers)  # noqa: E731
-        network = prepared(unet, told.context, told.numbers) or plain
+        network = prepared(unet, told.context, told.numbers, keeps_order) or plain
         return told, used.replayed(network, unet) if used is not None and is_compiled else network
 
     def estimate(rows: Rows, x: Tensor, sigma: Tensor) -> Tensor:

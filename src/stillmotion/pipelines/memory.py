@@ -20,6 +20,7 @@ from ..models.heap import trim
 from ..models.image_encoder import build_image_encoder
 from ..models.mapped import CAN_GIVE_BACK
 from ..models.memory import KERNEL_BYTES, META, MOST_KERNELS, Counted, count, weight_bytes
+from ..models.prepared import KEPT_BYTES, laid_out
 from ..models.streamed_encode import encode_peak_bytes
 from ..models.streaming import decode_peak_bytes
 from ..models.unet import UNet, set_forward_slices
@@ -30,6 +31,8 @@ from .image_to_video import VideoSettings, guided_denoiser
 # What the first generation of a process makes resident beside tensors and kernels, whatever its size: pages of torch's
 # and oneDNN's code, and buffers of threads. Measured with a model of 9 MB: 26 MB of code, 4 MB of heap.
 RUNTIME_BYTES = 30 * 10**6
+# Bytes of a U-Net's weights in the order of a CPU's library over their own, at most: taps are summed for products.
+MOST_ORDERED = 1.6
 # Decoding leaves room between live blocks of the C library's heap, which holds what is below 32 MB: some ten bands of
 # 8 MiB, whatever the size of the video, since bands have one size. A plain decode leaves less.
 HEAP_BYTES, PLAIN_HEAP_BYTES = 110 * 10**6, 35 * 10**6
@@ -48,12 +51,17 @@ GIGABYTE = 10**9
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Workload:
-    """One video of one model: all that decides how much memory it takes, but for how it is run."""
+    """One video of one model: all that decides how much memory it takes, but for how it is run.
+
+    is_mapped: whether the U-Net's weights are pages of a file in the precision that they are computed in. A CPU that
+    keeps them in another order then needs no second place for them.
+    """
 
     preset: Preset
     video: VideoSettings
     width: int
     height: int
+    is_mapped: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -125,7 +133,9 @@ def at_most(load: Workload, placement: Placement) -> int:
     frame = 16 * load.width * load.height * max(c / 4**i for i, c in enumerate(autoencoder.channels)) * 4
     decode = max(frame, _decoding_bytes(load, placement)) if is_exact else frame * load.video.frames
     kept = RUNTIME_BYTES + HEAP_BYTES + MOST_KERNELS * KERNEL_BYTES
-    return sum(_sizes(load.preset, placement.dtype).values()) + int(max(denoise, decode)) + kept
+    sizes = _sizes(load.preset, placement.dtype)
+    kept += int(MOST_ORDERED * sizes["unet"]) if _keeps_order(load, placement) else 0
+    return sum(sizes.values()) + int(max(denoise, decode)) + kept
 
 
 class Ladder:
@@ -203,6 +213,8 @@ def described(placement: Placement) -> str:
     """A plan in a few words."""
     savings = placement.savings
     words = [f"offload {placement.offload}", f"branches {savings.branches}"]
+    if placement.device == "cpu" and not savings.keeps_order:
+        words.append("weights ordered anew in each step")
     if savings.slices is not None:
         words.append(f"feed-forwards in {savings.slices} slices")
     if savings.encode_park is not None:
@@ -237,8 +249,20 @@ def _offloads(placement: Placement) -> tuple[Offload, ...]:
     return tuple(each for each in left if each != "sequential")
 
 
+def _keeps_order(load: Workload, placement: Placement) -> bool:
+    """Whether a large U-Net's weights stay in the order of a CPU's library; those that wait in their file do not."""
+    on_cpu = torch.device(placement.device).type == "cpu"
+    is_wished = on_cpu and placement.savings.keeps_order and placement.offload != "sequential"
+    return is_wished and _sizes(load.preset, placement.dtype)["unet"] > KEPT_BYTES
+
+
 def _denoising(load: Workload, placement: Placement) -> Iterator[Placement]:
     alone = _branches(load.video) == 1
+    if placement.device == "cpu" and placement.offload != "sequential":
+        kept = placement.savings.branches if alone else "together"
+        yield _saving(placement, branches=kept, slices=None, keeps_order=True)
+    if placement.device == "cpu":
+        placement = _saving(placement, keeps_order=False)
     for branches, slices in DENOISING:
         if slices is not None and placement.device == "cpu":  # which works on few pixels at a time in any case
             return
@@ -311,10 +335,12 @@ def _resident(load: Workload, placement: Placement, network: str) -> int:
     """Bytes of weights on the device while one network works."""
     preset = load.preset
     sizes = _sizes(preset, placement.dtype, load.video.decoder != preset.autoencoder.decoder)
+    is_spared = network == "unet" and load.is_mapped and CAN_GIVE_BACK and _keeps_order(load, placement)
+    spared = sizes["unet"] if is_spared else 0
     if placement.offload == "none":
-        return sum(sizes.values())
+        return sum(sizes.values()) - spared
     if placement.offload == "model" or (placement.device == "cpu" and not CAN_GIVE_BACK):
-        return sizes[network]
+        return sizes[network] - spared
     largest = _largest_layers(preset, placement.dtype, network)
     if placement.device != "cpu" or network != "unet":
         return largest
@@ -402,23 +428,27 @@ def _denoising_counts(load: Workload, placement: Placement) -> Counted:
     height, width, frames = load.height // unit, load.width // unit, load.video.frames
     is_batch = placement.savings.branches == "together" and _branches(load.video) == 2
     rows = 2 if is_batch else 1
-    counted = functools.partial(_step, load.preset, placement.dtype, placement.device, rows, placement.savings.slices)
+    keeps, of = _keeps_order(load, placement), (load.preset, placement.dtype, placement.device, rows)
+    counted = functools.partial(_step, *of, placement.savings.slices, keeps)
     # What a sampler keeps beside: some latents of the whole video in float32.
     beside = 8 * frames * load.preset.unet.out_channels * height * width * 4
     if placement.device != "cpu" or frames * height * width <= 4 * 32 * 32:
         whole = counted((frames, height, width))
         return Counted(beside + whole.peak_bytes, whole.kept_bytes)
     # A CPU works on a few thousand pixels at a time, which makes many calls: the peak is a line over the pixels.
-    few, more = counted((2, 32, 32)), counted((4, 32, 32))
-    slope = (more.peak_bytes - few.peak_bytes) / (2 * 32 * 32)
-    peak = more.peak_bytes + slope * (frames * height * width - 4 * 32 * 32)
+    sizes, ordered = [(count, 32, 32) for count in (2, 4)], functools.partial(_ordered_bytes, *of)
+    few, more = map(counted, sizes)
+    # What the weights take in another order depends on the size in another way.
+    less, here = [(keeps and ordered(size)) for size in sizes], keeps and ordered((frames, height, width))
+    slope = (more.peak_bytes - less[1] - few.peak_bytes + less[0]) / (2 * 32 * 32)
+    peak = here + more.peak_bytes - less[1] + slope * (frames * height * width - 4 * 32 * 32)
     # Parts that do not come out even end with a smaller one, for which everything is compiled once more.
     return Counted(beside + int(peak), 2 * more.kept_bytes)
 
 
 @functools.lru_cache(maxsize=64)
 def _step(
-    preset: Preset, dtype: str, device: str, rows: int, slices: int | None, shape: tuple[int, int, int]
+    preset: Preset, dtype: str, device: str, rows: int, slices: int | None, keeps: bool, shape: tuple[int, int, int]
 ) -> Counted:
     """What one estimate takes: `rows` branches in one batch, frames of `shape` (frames, height, width) in latents."""
     unet = _networks(preset).unet.to(DTYPES[dtype])
@@ -434,9 +464,16 @@ def _step(
     scale = torch.full((frames,), float(rows))  # at 1 everywhere, one branch runs alone
 
     def run() -> None:
-        guided_denoiser(unet, condition, scale, rows == 2)(x, torch.tensor(1.0))
+        guided_denoiser(unet, condition, scale, rows == 2, keeps_order=keeps)(x, torch.tensor(1.0))
 
     return count(run, torch.device(device))
+
+
+@functools.lru_cache(maxsize=64)
+def _ordered_bytes(preset: Preset, dtype: str, device: str, rows: int, shape: tuple[int, int, int]) -> int:
+    """What the weights of a step take in the order of a CPU's library."""
+    unet = _networks(preset).unet.to(DTYPES[dtype])
+    return count(lambda: laid_out(unet, rows, *shape), torch.device(device)).peak_bytes
 
 
 def _decoding_bytes(load: Workload, placement: Placement) -> int:

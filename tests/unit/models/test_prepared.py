@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import nn
 
+from stillmotion.checkpoints.load import fill
+from stillmotion.checkpoints.store import TensorFile, TensorSet, write
 from stillmotion.models import prepared as module
+from stillmotion.models.mapped import CAN_GIVE_BACK
 from stillmotion.models.prepared import Prepared, is_plain, prepared
 from stillmotion.models.unet import UNet, UNetConfig, set_forward_chunking
+from stillmotion.nn.transformer import SpatioTemporalTransformer
 
 
 @pytest.fixture
@@ -84,6 +90,54 @@ def test_several_calls_with_other_frames_and_sizes(unet: UNet) -> None:
             x = inputs(unet.cfg, **shape)[0].double()
             expected = unet(x, c_noise, context.double(), numbers)
             torch.testing.assert_close(network(x, c_noise), expected, rtol=0, atol=1e-12 * float(expected.std()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_of_a_large_network_stay_in_order_as_asked(
+    unet: UNet, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    made: list[nn.Module] = []
+
+    class Counted(module.Product):
+        def __init__(self, *given: Any) -> None:
+            made.append(unet)
+            super().__init__(*given)
+
+    monkeypatch.setattr(module, "Product", Counted)
+    monkeypatch.setattr(module, "KEPT_BYTES", 0)
+    x, c_noise, context, numbers = inputs(unet.cfg)
+    unet, x, context = unet.to(dtype), x.to(dtype), context.to(dtype)
+    found, counts = [], []
+    with torch.inference_mode():
+        for keeps in (True, False):
+            network = Prepared(unet, context, numbers[:1], keeps)
+            for _ in range(2):
+                made.clear()
+                found.append(network(x, c_noise))
+                counts.append(len(made))
+    assert counts[0] > 0 and counts == [counts[0], 0, counts[0], counts[0]]
+    assert all(torch.equal(each, found[0]) for each in found)
+
+
+@pytest.mark.skipif(not CAN_GIVE_BACK, reason="only Linux says which pages are a file's")
+@pytest.mark.parametrize("keeps", [True, False])
+def test_pages_behind_kept_weights_are_given_back(
+    unet: UNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keeps: bool
+) -> None:
+    monkeypatch.setattr(module, "KEPT_BYTES", 0)
+    given: list[range] = []
+    monkeypatch.setattr(module, "give_back", given.extend)
+    x, c_noise, context, numbers = inputs(unet.cfg)
+    write(tmp_path / "a.safetensors", {name: [value] for name, value in unet.state_dict().items()})
+    fill(unet, TensorSet([TensorFile(tmp_path / "a.safetensors")], "a"))
+    layer = cast(SpatioTemporalTransformer, unet.mid_block.attentions[0]).proj_in.weight
+    with torch.inference_mode():
+        network = Prepared(unet, context, numbers[:1], keeps)
+        first, second = network(x, c_noise), network(x, c_noise)
+        expected = unet(x, c_noise, context, numbers)
+    assert any(layer.data_ptr() in pages for pages in given) == keeps
+    assert torch.equal(first, second)
+    torch.testing.assert_close(first, expected, rtol=0, atol=1e-4 * float(expected.std()))
 
 
 def test_several_tokens_other_numbers_and_gradients_are_left_to_the_plain_network(unet: UNet) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from stillmotion.nn.products import SMALL_FRAME, Convolution, Product, is_fused
+from stillmotion.nn.products import SMALL_FRAME, Convolution, Product, TinyConvolution, is_fused, is_tiny
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 
@@ -51,6 +51,27 @@ def test_convolutions(dtype: torch.dtype, size: tuple[int, int, int], kernel: tu
         close(convolution(x), expected, dtype)
         close(convolution(x, residual), expected + residual.double(), dtype)
     assert torch.equal(residual, kept)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [(3, 2, 2), (2, 1, 2), (2, 2, 1), (1, 1, 1)])
+def test_convolutions_of_tiny_images(dtype: torch.dtype, size: tuple[int, int, int]) -> None:
+    draw = torch.Generator().manual_seed(0)
+    x, residual = (torch.randn((*size, c), generator=draw).to(dtype) for c in (32, 48))
+    weight, bias, shift = (torch.randn(s, generator=draw).to(dtype) for s in ((48, 32, 3, 3), (48,), (48,)))
+    expected = F.conv2d(x.double().permute(0, 3, 1, 2), weight.double(), bias.double(), padding=1).permute(0, 2, 3, 1)
+    with torch.inference_mode():
+        convolution = TinyConvolution(weight, bias, x)
+        close(convolution(x), expected, dtype)
+        close(convolution(x, residual), expected + residual.double(), dtype)
+        close(convolution(x, shift=shift), expected + shift.double(), dtype)
+
+
+def test_what_counts_as_tiny() -> None:
+    weight, tiny = torch.zeros(8, 8, 3, 3), torch.zeros(4, 2, 2, 8)
+    assert is_tiny(weight, tiny) == torch.backends.mkldnn.is_available()
+    assert not is_tiny(weight, torch.zeros(4, 2, 3, 8)) and not is_tiny(weight[..., :1], tiny)
+    assert not is_tiny(weight, tiny.double())
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -48,10 +50,24 @@ def test_a_convolution_with_pairs_of_rows_alone(dtype: torch.dtype, size: tuple[
     close(convolution(x, residual), expected(x, weight, bias) + residual.double(), dtype)
 
 
-def test_it_writes_where_the_residual_lies() -> None:
-    x, weight, bias, residual = drawn(torch.float64, (2, 4, 6, 20), (24, 20, 3, 3), (24,), (2, 4, 6, 24))
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("size", [(2, 8, 12), (1, 4, 4), (3, 4, 8)])
+def test_a_convolution_in_tiles_of_four(dtype: torch.dtype, size: tuple[int, int, int]) -> None:
+    x, weight, bias, shift, residual = drawn(dtype, (*size, 20), (24, 20, 3, 3), (24,), (24,), (*size, 24))
+    kept = residual.clone()
+    convolution = WinogradConvolution(weight, bias, x, tile=4)
+    close(convolution(x), expected(x, weight, bias), dtype)
+    close(convolution(x, shift=shift), expected(x, weight, bias) + shift.double(), dtype)
+    close(convolution(x, residual), expected(x, weight, bias) + residual.double(), dtype)
+    assert torch.equal(residual, kept)
+
+
+@pytest.mark.parametrize("tile", [2, 4])
+def test_it_writes_where_the_residual_lies(tile: Literal[2, 4]) -> None:
+    x, weight, bias, residual = drawn(torch.float64, (2, 4, 8, 20), (24, 20, 3, 3), (24,), (2, 4, 8, 24))
     wanted = expected(x, weight, bias) + residual
-    made = WinogradConvolution(weight, bias, x).of_padded(F.pad(x, (0, 0, 1, 1, 1, 1)), residual, None, residual)
+    convolution = WinogradConvolution(weight, bias, x, tile=tile)
+    made = convolution.of_padded(F.pad(x, (0, 0, 1, 1, 1, 1)), residual, None, residual)
     assert made is residual
     close(residual, wanted, torch.float64)
 
@@ -69,12 +85,13 @@ def test_a_convolution_behind_a_doubling(dtype: torch.dtype, size: tuple[int, in
     close(DoublingConvolution(weight, bias, x)(x), expected(doubled, weight, bias), dtype)
 
 
-def test_it_is_no_further_from_the_truth_than_the_plain_convolution() -> None:
+@pytest.mark.parametrize(("tile", "most"), [(2, 2), (4, 20)])
+def test_how_far_it_is_from_the_truth_beside_the_plain_convolution(tile: Literal[2, 4], most: float) -> None:
     x, weight, bias = drawn(torch.float32, (1, 16, 16, 320), (320, 320, 3, 3), (320,))
     truth = expected(x, weight, bias)
     plain = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=1).permute(0, 2, 3, 1)
-    error = (WinogradConvolution(weight, bias, x)(x) - truth).square().mean()
-    assert error < 2 * (plain - truth).square().mean()
+    error = (WinogradConvolution(weight, bias, x, tile=tile)(x) - truth).square().mean()
+    assert error < most * (plain - truth).square().mean()
 
 
 @pytest.mark.parametrize(
