@@ -17,6 +17,7 @@ from stillmotion.diffusion.sigmas import Karras
 from stillmotion.media.pixels import to_pixels, to_uint8
 from stillmotion.models.autoencoder import Autoencoder
 from stillmotion.models.components import Components
+from stillmotion.models.mapped import file_pages
 from stillmotion.pipelines.image_to_video import VideoSettings, animate, decode, guided_denoiser
 from stillmotion.pipelines.memory import Workload, plan_memory, predict
 from stillmotion.placement import DTYPES, Compile, DType, Placement, Savings, Stage
@@ -56,7 +57,7 @@ class Side:
         assert latents.shape[2] == cfg.out_channels
         with torch.inference_mode():
             scale = scales(Linear(low=GUIDANCE[0], high=GUIDANCE[1]), latents.shape[1])
-            keeps = stage.placement.savings.keeps_order
+            keeps = stage.placement.keeps_order
             network = stage.components.unet
             denoise = guided_denoiser(network, condition, scale, compiled=stage.compiled, keeps_order=keeps)
 
@@ -83,7 +84,8 @@ class Side:
 
     def predicted_bytes(self, request: Request) -> int:
         """The peak that the memory plan says this video has under the side's own placement."""
-        load = Workload(self.preset, settings_of(request), request.width, request.height)
+        is_mapped = bool(file_pages(self.stage.components.unet.parameters()))
+        load = Workload(self.preset, settings_of(request), request.width, request.height, is_mapped)
         return predict(load, self.stage.placement).peak_bytes
 
 

@@ -67,6 +67,11 @@ class Placement:
     compile: Compile = "off"
     savings: Savings = Savings()
 
+    @property
+    def keeps_order(self) -> bool:
+        """Whether the U-Net's weights stay in the order of a CPU's library; those that wait in their file do not."""
+        return self.savings.keeps_order and self.offload != "sequential"
+
 
 def resolve(placement: Placement) -> Placement:
     """The same with the device and the precision that this machine has. Raises UsageError for a device it lacks."""

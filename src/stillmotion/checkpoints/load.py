@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import hub
-from ..errors import CheckpointError, UsageError
+from ..errors import CheckpointError, StillmotionError, UsageError
 from ..events import Progress, Watch, unwatched
 from ..models.autoencoder import Autoencoder, AutoencoderConfig
 from ..models.components import Components
@@ -147,6 +147,24 @@ def shape_of(source: str | Path, config: Preset | str | Path | None = None, revi
     if known is not None and known.hub_id is not None:
         return known
     return folder_preset(source, locate(source, diffusers.DOCUMENTS, revision))
+
+
+def stored_dtype(source: str | Path, variant: str | None = None) -> torch.dtype | None:
+    """The precision that a model's U-Net has in its file, in which `load` would leave it mapped.
+
+    None where the file is not on this machine, nor in the cache, or cannot be used, or holds several.
+    """
+    try:
+        if is_single_file(source):
+            tensors = TensorSet([TensorFile(Path(source))], str(source))
+        else:
+            patterns = diffusers.patterns(variant, ["unet"])
+            folder = locate(source, patterns, access=hub.Access(local_files_only=True))
+            tensors = diffusers.open_weights(folder / "unet", diffusers.WEIGHTS["unet"], variant)
+    except StillmotionError:
+        return None
+    types = {entry.dtype for entry in tensors.entries.values()}
+    return types.pop() if len(types) == 1 else None
 
 
 def check_reachable(source: str | Path, revision: str | None = None) -> None:

@@ -93,32 +93,52 @@ def _is_sliced(module: nn.Module) -> bool:
     return isinstance(module, FeedForward) and (module.chunk_size, module.slices) != (None, None)
 
 
-def laid_out(unet: UNet, videos: int, frames: int, height: int, width: int) -> list[object]:
-    """All weights of a network as they are ready for latents of this size on its device: for their bytes."""
-    made: list[object] = []
-    for module, (rows, columns) in _sized(unet, height, width):
-        like = functools.partial(_images, unet.conv_in.weight, videos * frames, rows, columns)
-        pixels = videos * frames * rows * columns
-        if isinstance(module, SpatioTemporalResnet):
-            temporal = module.temporal_res_block
-            for layer in (module.spatial_res_block.conv1, module.spatial_res_block.conv2):
-                made.append(_convolution(layer, like(layer.in_channels), pixels, is_kept=True))
-            history = like(temporal.conv1.in_channels)
-            at_once = max(1, history.shape[:3].numel() // (videos * frames))
-            history = history.new_empty(videos, frames, at_once, temporal.conv1.in_channels)
-            made += [_convolution(layer, history, pixels, is_kept=True) for layer in (temporal.conv1, temporal.conv2)]
-            if module.spatial_res_block.conv_shortcut is not None:
-                made.append(Product(module.spatial_res_block.conv_shortcut.weight.flatten(1), None, pixels))
-        elif isinstance(module, Upsample):
-            bias = cast(Tensor, module.conv.bias)
-            made.append(DoublingConvolution(module.conv.weight, bias, like(module.conv.in_channels)))
-        else:
-            assert isinstance(module, SpatioTemporalTransformer)
-            made += [Product(layer.weight.flatten(1), None, pixels) for layer in (module.proj_in, module.proj_out)]
-            made += [_Layers(block, pixels) for block in _as_kind(SpatialTransformerBlock, module.transformer_blocks)]
-            for block in _as_kind(TemporalTransformerBlock, module.temporal_transformer_blocks):
-                made += [_Layers(block, pixels), _Feed(block.ff_in, pixels)]
-    return made
+class LaidOut:
+    """All that is made ready of a network for latents of one size on its device: for the bytes of it."""
+
+    def __init__(self, unet: UNet, videos: int, frames: int, height: int, width: int) -> None:
+        # Numbers of the network that are not read any more once these layers are made.
+        self.replaced = 0
+        self._layers: list[object] = []
+        weight = unet.conv_in.weight
+        for module, (rows, columns) in _sized(unet, height, width):
+            whole = functools.partial(weight.new_empty(1).expand, videos, frames, rows, columns)  # takes no memory
+            if isinstance(module, SpatioTemporalResnet):
+                self._take_resnet(module, whole)
+            elif isinstance(module, SpatioTemporalTransformer):
+                self._take_transformer(module, videos * frames * rows * columns)
+            else:
+                conv = cast(Upsample, module).conv
+                like = _at_once(whole(conv.in_channels))
+                self._take(conv, DoublingConvolution(conv.weight, cast(Tensor, conv.bias), like))
+
+    def _take_resnet(self, block: SpatioTemporalResnet, whole: Callable[[int], Tensor]) -> None:
+        spatial, temporal = block.spatial_res_block, block.temporal_res_block
+        x = whole(temporal.conv1.in_channels)
+        pixels = x.shape[:4].numel()
+        histories = x.flatten(2, 3)[:, :, : max(1, _pixels_at_once(x) // x.shape[:2].numel())]
+        seen = {layer: _at_once(whole(layer.in_channels)) for layer in (spatial.conv1, spatial.conv2)}
+        for layer, images in (seen | dict.fromkeys((temporal.conv1, temporal.conv2), histories)).items():
+            made = _convolution(layer, images, pixels, is_kept=True)
+            is_as_it_was = isinstance(made, Convolution) and not made.is_fused
+            self._take(None if is_as_it_was else layer, made)
+        if spatial.conv_shortcut is not None:
+            self._take(spatial.conv_shortcut, Product(spatial.conv_shortcut.weight.flatten(1), None, pixels))
+
+    def _take_transformer(self, layer: SpatioTemporalTransformer, pixels: int) -> None:
+        for product in (layer.proj_in, layer.proj_out):
+            self._take(product, Product(product.weight.flatten(1), None, pixels))
+        spatial = _as_kind(SpatialTransformerBlock, layer.transformer_blocks)
+        temporal = _as_kind(TemporalTransformerBlock, layer.temporal_transformer_blocks)
+        for block in (*spatial, *temporal):
+            self._take(nn.ModuleList([block.attn1, block.ff]), _Layers(block, pixels))
+        for block in temporal:
+            self._take(block.ff_in, _Feed(block.ff_in, pixels))
+
+    def _take(self, replaced: nn.Module | None, layer: object) -> None:
+        self._layers.append(layer)
+        if replaced is not None:
+            self.replaced += sum(parameter.numel() for parameter in replaced.parameters())
 
 
 def _sized(unet: UNet, height: int, width: int) -> Iterator[tuple[nn.Module, tuple[int, int]]]:
@@ -128,20 +148,19 @@ def _sized(unet: UNet, height: int, width: int) -> Iterator[tuple[nn.Module, tup
         yield from ((each, sizes[-1]) for pair in _blocks(cast(DownLevel, level)) for each in pair if each is not None)
         if "downsamplers" in level._modules:
             sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
-    middle = unet.mid_block
-    yield from ((each, sizes[-1]) for each in (*middle.resnets, *middle.attentions))
+    for blocks in (unet.mid_block.resnets, unet.mid_block.attentions):
+        yield from ((each, sizes[-1]) for each in cast(nn.ModuleList, blocks))
     for level in unet.up_blocks:
         yield from ((each, sizes[-1]) for pair in _blocks(cast(UpLevel, level)) for each in pair if each is not None)
         if "upsamplers" in level._modules:
             small = sizes.pop()
             if sizes[-1] == (2 * small[0], 2 * small[1]):
-                yield from ((each, small) for each in _as_kind(Upsample, level.upsamplers))
+                yield from ((each, small) for each in cast(nn.ModuleList, level.upsamplers))
 
 
-def _images(weight: Tensor, count: int, height: int, width: int, channels: int) -> Float[Tensor, "r h w c"]:
+def _at_once(x: Float[Tensor, "b t h w c"]) -> Float[Tensor, "r h w c"]:
     """As many images as are worked on together."""
-    whole = weight.new_empty(1, count, height, width, channels)
-    return whole[0, : _rows_at_once(whole)]
+    return x.flatten(0, 1)[: _rows_at_once(x)]
 
 
 class Prepared:
@@ -216,7 +235,7 @@ class Prepared:
     ) -> Float[Tensor, "b t h2 w2 c"]:
         if size != (2 * x.shape[2], 2 * x.shape[3]):  # an odd size was rounded up on the way down
             return layer(x.permute(0, 1, 4, 2, 3), size).permute(0, 1, 3, 4, 2).contiguous()
-        like, conv = x.flatten(0, 1)[: _rows_at_once(x)], layer.conv
+        like, conv = _at_once(x), layer.conv
         bias = cast(Tensor, conv.bias)
         keeps = self._keeps or x.device.type != "cpu"  # making it reads numbers, which a device would be waited for
         double = self._ready((layer, like.shape), lambda: DoublingConvolution(conv.weight, bias, like), keeps)
@@ -226,7 +245,7 @@ class Prepared:
         self, block: SpatioTemporalResnet, x: Float[Tensor, "b t h w c"], embedding: Float[Tensor, "2 e"]
     ) -> Float[Tensor, "b t h w c2"]:
         spatial, temporal = block.spatial_res_block, block.temporal_res_block
-        like = x.flatten(0, 1)[: _rows_at_once(x)]
+        like = _at_once(x)
         pixels = x.shape[:4].numel()
         conv1, conv2 = (self._convolution(layer, like, pixels) for layer in (spatial.conv1, spatial.conv2))
         shortcut = spatial.conv_shortcut and self._product(spatial.conv_shortcut, like)
@@ -238,7 +257,7 @@ class Prepared:
     def _transformer(
         self, layer: SpatioTemporalTransformer, x: Float[Tensor, "b t h w c"]
     ) -> Float[Tensor, "b t h w c"]:
-        like = x.flatten(0, 1)[: _rows_at_once(x)]
+        like = _at_once(x)
         enter, leave = self._product(layer.proj_in, like), self._product(layer.proj_out, like)
         tokens = _framewise(x, lambda rows: _entered(rows, layer.norm, enter)).flatten(2, 3)
         position = self._position(layer, x.shape[1], tokens)

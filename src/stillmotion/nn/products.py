@@ -77,12 +77,12 @@ class Convolution:
         like: Float[Tensor, "r h w c"],
         is_padded: bool = False,
     ) -> None:
-        self._is_fused = is_fused(like) and like.shape[1] * like.shape[2] > SMALL_FRAME
+        self.is_fused = is_fused(like) and like.shape[1] * like.shape[2] > SMALL_FRAME
         self.outputs = len(weight)
         self._bias = bias
         self._padding = [0, 0] if is_padded else [weight.shape[2] // 2, weight.shape[3] // 2]
         self._weight = weight
-        if self._is_fused:
+        if self.is_fused:
             margins = [taps - 1 if is_padded else 0 for taps in weight.shape[2:]]
             size = [len(like), weight.shape[1], like.shape[1] + margins[0], like.shape[2] + margins[1]]
             pack = torch.ops.mkldnn._reorder_convolution_weight
@@ -97,7 +97,7 @@ class Convolution:
     ) -> Float[Tensor, "r h2 w2 d"]:
         """The convolution, plus `residual`. `shift` is added to the bias. in_place: `residual` becomes the result."""
         image, bias = x.permute(0, 3, 1, 2), self._bias if shift is None or self._bias is None else self._bias + shift
-        if self._is_fused:
+        if self.is_fused:
             return self._fused(image, bias, residual, in_place).permute(0, 2, 3, 1)
         if x.device.type == "cpu":
             image = image.contiguous()

@@ -20,7 +20,7 @@ from ..models.heap import trim
 from ..models.image_encoder import build_image_encoder
 from ..models.mapped import CAN_GIVE_BACK
 from ..models.memory import KERNEL_BYTES, META, MOST_KERNELS, Counted, count, weight_bytes
-from ..models.prepared import KEPT_BYTES, laid_out
+from ..models.prepared import KEPT_BYTES, LaidOut
 from ..models.streamed_encode import encode_peak_bytes
 from ..models.streaming import decode_peak_bytes
 from ..models.unet import UNet, set_forward_slices
@@ -250,10 +250,9 @@ def _offloads(placement: Placement) -> tuple[Offload, ...]:
 
 
 def _keeps_order(load: Workload, placement: Placement) -> bool:
-    """Whether a large U-Net's weights stay in the order of a CPU's library; those that wait in their file do not."""
+    """Whether the weights of a large U-Net take memory in the order of a CPU's library."""
     on_cpu = torch.device(placement.device).type == "cpu"
-    is_wished = on_cpu and placement.savings.keeps_order and placement.offload != "sequential"
-    return is_wished and _sizes(load.preset, placement.dtype)["unet"] > KEPT_BYTES
+    return on_cpu and placement.keeps_order and _sizes(load.preset, placement.dtype)["unet"] > KEPT_BYTES
 
 
 def _denoising(load: Workload, placement: Placement) -> Iterator[Placement]:
@@ -336,7 +335,7 @@ def _resident(load: Workload, placement: Placement, network: str) -> int:
     preset = load.preset
     sizes = _sizes(preset, placement.dtype, load.video.decoder != preset.autoencoder.decoder)
     is_spared = network == "unet" and load.is_mapped and CAN_GIVE_BACK and _keeps_order(load, placement)
-    spared = sizes["unet"] if is_spared else 0
+    spared = _ordered(load, placement).replaced_bytes if is_spared else 0
     if placement.offload == "none":
         return sum(sizes.values()) - spared
     if placement.offload == "model" or (placement.device == "cpu" and not CAN_GIVE_BACK):
@@ -424,31 +423,27 @@ def _denoising_bytes(load: Workload, placement: Placement) -> int:
 
 
 def _denoising_counts(load: Workload, placement: Placement) -> Counted:
-    unit = load.preset.autoencoder.downsampling
-    height, width, frames = load.height // unit, load.width // unit, load.video.frames
-    is_batch = placement.savings.branches == "together" and _branches(load.video) == 2
-    rows = 2 if is_batch else 1
-    keeps, of = _keeps_order(load, placement), (load.preset, placement.dtype, placement.device, rows)
-    counted = functools.partial(_step, *of, placement.savings.slices, keeps)
+    frames, height, width = _latent_shape(load)
+    rows, slices = _rows(load, placement), placement.savings.slices
+    counted = functools.partial(_step, load.preset, placement.dtype, placement.device, rows, slices)
     # What a sampler keeps beside: some latents of the whole video in float32.
     beside = 8 * frames * load.preset.unet.out_channels * height * width * 4
+    if _keeps_order(load, placement):  # what the step itself counts of it, one block's, goes on top
+        beside += _ordered(load, placement).bytes
     if placement.device != "cpu" or frames * height * width <= 4 * 32 * 32:
         whole = counted((frames, height, width))
         return Counted(beside + whole.peak_bytes, whole.kept_bytes)
     # A CPU works on a few thousand pixels at a time, which makes many calls: the peak is a line over the pixels.
-    sizes, ordered = [(count, 32, 32) for count in (2, 4)], functools.partial(_ordered_bytes, *of)
-    few, more = map(counted, sizes)
-    # What the weights take in another order depends on the size in another way.
-    less, here = [(keeps and ordered(size)) for size in sizes], keeps and ordered((frames, height, width))
-    slope = (more.peak_bytes - less[1] - few.peak_bytes + less[0]) / (2 * 32 * 32)
-    peak = here + more.peak_bytes - less[1] + slope * (frames * height * width - 4 * 32 * 32)
+    few, more = counted((2, 32, 32)), counted((4, 32, 32))
+    slope = (more.peak_bytes - few.peak_bytes) / (2 * 32 * 32)
+    peak = more.peak_bytes + slope * (frames * height * width - 4 * 32 * 32)
     # Parts that do not come out even end with a smaller one, for which everything is compiled once more.
     return Counted(beside + int(peak), 2 * more.kept_bytes)
 
 
 @functools.lru_cache(maxsize=64)
 def _step(
-    preset: Preset, dtype: str, device: str, rows: int, slices: int | None, keeps: bool, shape: tuple[int, int, int]
+    preset: Preset, dtype: str, device: str, rows: int, slices: int | None, shape: tuple[int, int, int]
 ) -> Counted:
     """What one estimate takes: `rows` branches in one batch, frames of `shape` (frames, height, width) in latents."""
     unet = _networks(preset).unet.to(DTYPES[dtype])
@@ -464,16 +459,39 @@ def _step(
     scale = torch.full((frames,), float(rows))  # at 1 everywhere, one branch runs alone
 
     def run() -> None:
-        guided_denoiser(unet, condition, scale, rows == 2, keeps_order=keeps)(x, torch.tensor(1.0))
+        guided_denoiser(unet, condition, scale, rows == 2)(x, torch.tensor(1.0))
 
     return count(run, torch.device(device))
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Ordered:
+    """What a U-Net's weights take in the order of a CPU's library, and those that are then not read any more."""
+
+    bytes: int
+    replaced_bytes: int
+
+
+def _ordered(load: Workload, placement: Placement) -> _Ordered:
+    return _ordered_in(load.preset, placement.dtype, placement.device, _rows(load, placement), _latent_shape(load))
+
+
 @functools.lru_cache(maxsize=64)
-def _ordered_bytes(preset: Preset, dtype: str, device: str, rows: int, shape: tuple[int, int, int]) -> int:
-    """What the weights of a step take in the order of a CPU's library."""
-    unet = _networks(preset).unet.to(DTYPES[dtype])
-    return count(lambda: laid_out(unet, rows, *shape), torch.device(device)).peak_bytes
+def _ordered_in(preset: Preset, dtype: str, device: str, rows: int, shape: tuple[int, int, int]) -> _Ordered:
+    """For `rows` branches in one batch, frames of `shape` (frames, height, width) in latents."""
+    unet, made = _networks(preset).unet.to(DTYPES[dtype]), []
+    counted = count(lambda: made.append(LaidOut(unet, rows, *shape)), torch.device(device))
+    return _Ordered(counted.peak_bytes, made[0].replaced * DTYPES[dtype].itemsize)
+
+
+def _rows(load: Workload, placement: Placement) -> int:
+    """Branches of guidance in one batch."""
+    return 2 if placement.savings.branches == "together" and _branches(load.video) == 2 else 1
+
+
+def _latent_shape(load: Workload) -> tuple[int, int, int]:
+    unit = load.preset.autoencoder.downsampling
+    return load.video.frames, load.height // unit, load.width // unit
 
 
 def _decoding_bytes(load: Workload, placement: Placement) -> int:

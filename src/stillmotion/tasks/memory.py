@@ -6,9 +6,10 @@ import dataclasses
 
 import torch
 
+from ..checkpoints.load import stored_dtype
 from ..errors import UsageError
 from ..pipelines.memory import MemoryPlan, Workload, at_most, lowest, plan_memory, predict
-from ..placement import Placement
+from ..placement import DTYPES, Placement
 from .machine import free_bytes, held_bytes
 from .request import Request
 
@@ -20,7 +21,9 @@ CONTEXT_BYTES = 600 * 10**6
 
 def workload(request: Request, width: int, height: int) -> Workload:
     """What decides the memory of a video of this size."""
-    return Workload(request.preset, request.video, width, height)
+    placement, variant = request.placement, request.settings.variant
+    is_mapped = placement.device == "cpu" and stored_dtype(request.model, variant) == DTYPES[placement.dtype]
+    return Workload(request.preset, request.video, width, height, is_mapped)
 
 
 def placement_for(request: Request, width: int, height: int) -> Placement:

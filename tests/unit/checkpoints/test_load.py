@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from stillmotion import hub
 from stillmotion.checkpoints import sgm, store
-from stillmotion.checkpoints.load import Loaded, load, save, shape_of, single_file
+from stillmotion.checkpoints.load import Loaded, load, save, shape_of, single_file, stored_dtype
 from stillmotion.checkpoints.store import header, stored_bytes
 from stillmotion.config import to_tree
 from stillmotion.errors import Cancelled, CheckpointError, StillmotionError, UsageError
@@ -99,6 +99,16 @@ def test_dtype_is_as_stored_or_as_asked(file: Path, small_preset: Preset) -> Non
     for dtype, wanted in ((None, torch.float32), (torch.bfloat16, torch.bfloat16)):
         networks = load(file, config=small_preset, dtype=dtype).components.networks().values()
         assert {value.dtype for network in networks for value in network.parameters()} == {wanted}
+
+
+def test_the_stored_precision_is_told_where_a_file_is_here(
+    file: Path, tmp_path: Path, small: Components, small_preset: Preset
+) -> None:
+    save(small, small_preset, tmp_path / "folder", "diffusers", dtype=torch.bfloat16)
+    assert stored_dtype(file) == torch.float32 and stored_dtype(tmp_path / "folder") == torch.bfloat16
+    assert stored_dtype(tmp_path / "folder", "fp16") is None and stored_dtype(tmp_path / "nowhere") is None
+    (tmp_path / "broken.safetensors").write_bytes(b"no header")
+    assert stored_dtype(tmp_path / "broken.safetensors") is None
 
 
 def test_saving_in_half_precision_converts_floats(tmp_path: Path, small: Components, small_preset: Preset) -> None:

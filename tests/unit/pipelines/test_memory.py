@@ -14,6 +14,7 @@ from stillmotion.config import parse
 from stillmotion.diffusion.guidance import Constant, Linear, Unguided
 from stillmotion.errors import StillmotionError, UsageError
 from stillmotion.models.components import Components
+from stillmotion.models.mapped import CAN_GIVE_BACK
 from stillmotion.models.streamed_encode import encode_streamed
 from stillmotion.pipelines.image_to_video import VideoSettings, animate
 from stillmotion.pipelines.memory import (
@@ -88,6 +89,30 @@ def test_an_image_is_encoded_in_bands_where_nothing_else_is_too_large() -> None:
     assert low["encode"] < 0.5 * whole["encode"]
 
 
+def test_weights_are_kept_in_order_where_there_is_room() -> None:
+    load = Workload(SVD, VideoSettings(frames=2, steps=1), 64, 64)
+    kept = predict(load, CPU)
+    plan = plan_memory(load, CPU, kept.peak_bytes - 1)
+    assert kept.placement.savings.keeps_order and not plan.placement.savings.keeps_order
+    assert plan.placement.savings.branches == "together" and plan.placement.offload == "none"
+    assert "ordered anew" in described(plan.placement) and "ordered anew" not in described(kept.placement)
+    weights = 4 * 1_524_623_082
+    extra = kept.peaks[2].bytes - predict(load, plan.placement).peaks[2].bytes
+    assert 0.7 * weights < extra < 1.6 * weights
+    assert at_most(load, CPU) >= kept.peak_bytes
+    mapped = predict(dataclasses.replace(load, is_mapped=True), CPU)
+    assert kept.peaks[2].weight_bytes - mapped.peaks[2].weight_bytes > 0.7 * weights * CAN_GIVE_BACK
+    assert mapped.peaks[2].working_bytes == kept.peaks[2].working_bytes
+
+
+def test_weights_that_wait_in_their_file_are_not_kept_in_order() -> None:
+    load = Workload(SVD, VideoSettings(frames=2, steps=1), 64, 64)
+    assert not lowest(load, CPU).placement.savings.keeps_order
+    away = dataclasses.replace(CPU, offload="sequential")
+    anew = dataclasses.replace(away, savings=Savings(keeps_order=False))
+    assert predict(load, away).peak_bytes == predict(load, anew).peak_bytes
+
+
 def test_a_chunk_that_changes_pixels_is_never_chosen() -> None:
     video = dataclasses.replace(LOAD.video, chunked="independent", chunk=4)
     plan = lowest(dataclasses.replace(LOAD, video=video), CPU)
@@ -113,6 +138,7 @@ def test_one_branch_is_half_of_two() -> None:
     "savings",
     [
         {"branches": "in-turn"},
+        {"keeps_order": False},
         {"slices": 2},
         {"decode_frames": 1},
         {"decode_frames": 2, "park": "disk"},
