@@ -39,6 +39,8 @@ from .networks import (
 # What needs the least memory without waiting long.
 LEAN = Savings(branches="in-turn", keeps_order=False, decode_frames=1)
 ANY = Request(1, 64, 64)
+# Of a generation, of which a guided step is one.
+USUAL_STEPS = 25
 NAMES = {value: name for name, value in DTYPES.items()}
 
 
@@ -57,7 +59,7 @@ class Side:
         assert latents.shape[2] == cfg.out_channels
         with torch.inference_mode():
             scale = scales(Linear(low=GUIDANCE[0], high=GUIDANCE[1]), latents.shape[1])
-            keeps = stage.placement.keeps_order
+            keeps = stage.placement.keeps_order(USUAL_STEPS)
             network = stage.components.unet
             denoise = guided_denoiser(network, condition, scale, compiled=stage.compiled, keeps_order=keeps)
 

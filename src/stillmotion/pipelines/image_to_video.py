@@ -186,7 +186,7 @@ def sample_latents(
     watch(Progress("denoise", 0, steps))
     with stage.use(stage.components.unet):
         scale, are_together = scales(settings.guider, settings.frames), stage.placement.savings.branches == "together"
-        keeps = stage.placement.keeps_order
+        keeps = stage.placement.keeps_order(steps)
         denoise = guided_denoiser(stage.components.unet, condition, scale, are_together, stage.compiled, keeps)
         denoise = preview.remembering(denoise) if preview else denoise
         return samplers.sample(settings.sampler, denoise, start, levels, draw_noise, after_step)

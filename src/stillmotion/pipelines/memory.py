@@ -13,6 +13,7 @@ from torch import nn
 
 from ..conditioning import Condition, embed_image, image_latents
 from ..diffusion.guidance import scales
+from ..diffusion.sigmas import schedule
 from ..errors import StillmotionError, UsageError
 from ..models.autoencoder import Autoencoder
 from ..models.components import Components
@@ -252,7 +253,8 @@ def _offloads(placement: Placement) -> tuple[Offload, ...]:
 def _keeps_order(load: Workload, placement: Placement) -> bool:
     """Whether the weights of a large U-Net take memory in the order of a CPU's library."""
     on_cpu = torch.device(placement.device).type == "cpu"
-    return on_cpu and placement.keeps_order and _sizes(load.preset, placement.dtype)["unet"] > KEPT_BYTES
+    steps = len(schedule(load.video.sigmas, load.video.steps)) - 1
+    return on_cpu and placement.keeps_order(steps) and _sizes(load.preset, placement.dtype)["unet"] > KEPT_BYTES
 
 
 def _denoising(load: Workload, placement: Placement) -> Iterator[Placement]:
