@@ -43,9 +43,9 @@ DECODER_KERNELS, ENCODER_KERNELS = 24, 24
 DENOISING: tuple[tuple[Branches, int | None], ...] = (("together", None), ("in-turn", None), ("in-turn", 16))
 # Rows of a frame that are decoded at once where whole frames are too large.
 ROWS = 64
-# Of the U-Net's weights, what one thread reads while pages are given back only every so often (`mapped.SWEEP_S`):
-# 6.7 GB a second, measured as the peak beyond the largest layers with one thread and with two.
-SWEPT_BYTES = 128 * 2**20
+# Of the U-Net's weights, what one thread reads while pages are given back only every so often (`mapped.SWEEP_S`): some
+# 7 GB a second. Two runs with two threads held 246 and 280 MB beyond the largest layers.
+SWEPT_BYTES = 144 * 2**20
 OFFLOADS: tuple[Offload, ...] = ("none", "model", "sequential")
 GIGABYTE = 10**9
 
