@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import zlib
 from collections.abc import Callable
@@ -240,12 +241,16 @@ def test_an_unwritable_folder_is_refused_before_any_work(tmp_path: Path) -> None
     folder = tmp_path / "locked"
     folder.mkdir(mode=0o555)
     started = time.monotonic()
-    result = subprocess.run(
-        [sys.executable, "-c", _AS_NOBODY, str(ROCKET), str(folder), str(tmp_path / "first")],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    # The checkout, too, may lie where another user cannot read.
+    with tempfile.TemporaryDirectory() as open_folder:
+        Path(open_folder).chmod(0o755)
+        image = shutil.copy(ROCKET, open_folder)
+        result = subprocess.run(
+            [sys.executable, "-c", _AS_NOBODY, str(image), str(folder), str(tmp_path / "first")],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
     refused(result, 1, "locked", "may not write")
     assert leftovers(folder) == [] and time.monotonic() - started < 60
 
