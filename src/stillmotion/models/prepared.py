@@ -60,7 +60,7 @@ def prepared(
 ) -> Network | None:
     """The network of one generation, called with latents `b t c h w` and noise levels `b`; None where it cannot be.
 
-    keeps_order: weights that the CPU's library has put into its own order stay for the next step, in about 1.3 times
+    keeps_order: weights that the CPU's library has put into its own order stay for the next step, in 0.8 to 1.4 times
     the memory of the network; pages of its file behind them are given back.
 
     That is where tokens are several or rows differ in their numbers, where gradients are wanted, and where the network
