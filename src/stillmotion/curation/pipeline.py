@@ -88,7 +88,7 @@ def own_stages_of(cfg: CurationConfig) -> tuple[Stage, ...]:
     local = local_lookers(cfg.text)
     return (
         Stage(SCAN, f"2-{SAMPLES_VERSION}-{weights}", [watched, samples], (), functools.partial(_scan, cfg)),
-        Stage(SHOTS, "2", shots, (SCAN,), functools.partial(_shots, cfg)),
+        Stage(SHOTS, "3", shots, (SCAN,), functools.partial(_shots, cfg)),
         Stage(CLIPS, "2", clips, (SCAN, SHOTS), functools.partial(_clips, cfg)),
         Stage(SAMPLES, SAMPLES_VERSION, None, (SCAN, CLIPS), _samples),
         # They are cheap, and share one decode.

@@ -177,11 +177,11 @@ def find_transitions(observed: Observed, cfg: ShotConfig = DEFAULT) -> tuple[Tra
 
 
 def _has_both_sides(found: Transition, frames: int) -> bool:
-    """Whether frames of two shots lie around it. A video may begin or end in black, which is no shot but a fade's end.
+    """Whether frames of two shots lie around it. A video may also begin or end within a fade, or a dissolve.
 
     The network sees the first and last frame standing still beyond the video, which can look like the end of a wipe.
     """
-    return found.kind == "fade" or (found.before > 0 and found.after < frames - 1)
+    return found.kind != "wipe" or (found.before > 0 and found.after < frames - 1)
 
 
 def _is_transition(found: Transition, sketches: UInt8[np.ndarray, "n c"], cfg: OnePass) -> bool:
