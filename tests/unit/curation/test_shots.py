@@ -69,6 +69,7 @@ def test_a_sure_cut_takes_the_place_of_a_doubtful_fade() -> None:
 def test_what_has_no_shot_beyond_it_is_no_wipe(first: int, last: int) -> None:
     assert find_transitions(observed(60, wipe=probability(60, first, last, 0.99))) == ()
 
+
 @pytest.mark.parametrize("kind", ["fade", "dissolve"])
 @pytest.mark.parametrize(("first", "last"), [(0, 10), (49, 59)])
 def test_a_video_may_begin_or_end_within_a_fade_or_a_dissolve(kind: str, first: int, last: int) -> None:
