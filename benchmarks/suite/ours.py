@@ -59,9 +59,9 @@ class Side:
         assert latents.shape[2] == cfg.out_channels
         with torch.inference_mode():
             scale = scales(Linear(low=GUIDANCE[0], high=GUIDANCE[1]), latents.shape[1])
-            keeps = stage.placement.keeps_order(USUAL_STEPS)
+            kept = stage.kept_for(USUAL_STEPS)
             network = stage.components.unet
-            denoise = guided_denoiser(network, condition, scale, compiled=stage.compiled, keeps_order=keeps)
+            denoise = guided_denoiser(network, condition, scale, compiled=stage.compiled, kept=kept)
 
         def step() -> Tensor:
             with torch.inference_mode():

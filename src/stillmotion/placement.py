@@ -15,7 +15,9 @@ from .config import config
 from .errors import UsageError
 from .models.compiled import Compiled
 from .models.components import Components
+from .models.kept import Kept
 from .models.mapped import settle, sparing
+from .models.prepared import is_small
 from .models.unet import set_forward_slices
 
 MAX_REASON = 80  # characters of what torch says of a device
@@ -47,8 +49,8 @@ class Savings:
     branches: Branches = "together"
     # Parts in which the wide middle of every feed-forward is computed; None for all at once.
     slices: Annotated[int | None, Field(ge=1, le=1024)] = None
-    # Whether a CPU keeps the U-Net's weights in its library's order from the first step on, beside the file's own; else
-    # each step orders them anew.
+    # Whether a CPU keeps the U-Net's weights in its library's order from the first step on, and for the next video of
+    # that size, beside the file's own; else each step orders them anew.
     keeps_order: bool = True
     # Frames that go through a layer of the decoder together, and rows of them; None leaves it to the decoder.
     decode_frames: Annotated[int | None, Field(ge=1, le=100_000)] = None
@@ -134,11 +136,13 @@ class Stage:
         self.dtype = DTYPES[placement.dtype]
         self._fetch = fetch
         self._compiled: Compiled | None = None
+        self._kept = Kept()
         self.adopt(placement)
 
     def adopt(self, placement: Placement) -> None:
         """Run under `placement` from now on, which has the same device and the same precision."""
         self.placement = placement
+        self._kept.clear()
         set_forward_slices(self.components.unet, placement.savings.slices)
         for name, network in self.components.networks().items():
             if self._reads_anew:
@@ -162,6 +166,14 @@ class Stage:
         self._compiled = self._compiled or Compiled(self.device)
         return self._compiled
 
+    def kept_for(self, steps: int) -> Kept | None:
+        """Where the U-Net's weights stay in the order of a CPU's library; None where each generation sees to its own.
+
+        steps: of the generation, as for `Placement.keeps_order`.
+        """
+        stays = self.placement.keeps_order(steps) or is_small(self.components.unet)
+        return self._kept if self.device.type == "cpu" and stays else None
+
     @property
     def runs_compiled(self) -> Compile:
         """What came of the placement's wish: nothing is compiled once the compiler has failed."""
@@ -184,13 +196,18 @@ class Stage:
         """The network is ready on the device inside the block, and gone from it afterwards where it is offloaded."""
         if self.placement.offload == "none":
             yield
-        elif self._reads_anew:
-            with self._reading(network):
+            return
+        try:
+            with self._visit(network):
                 yield
-        else:
-            visit = visiting if self.placement.offload == "model" else layer_by_layer
-            with visit(network, self.device):
-                yield
+        finally:
+            self._kept.clear()
+
+    def _visit(self, network: nn.Module) -> contextlib.AbstractContextManager[None]:
+        if self._reads_anew:
+            return self._reading(network)
+        visit = visiting if self.placement.offload == "model" else layer_by_layer
+        return visit(network, self.device)
 
     @contextlib.contextmanager
     def _reading(self, network: nn.Module) -> Iterator[None]:

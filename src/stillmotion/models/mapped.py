@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import mmap
+import os
 import sys
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,8 +24,9 @@ from .parked import Room
 
 # How long a page stays at least: short beside the computation of a large layer, long beside reading its weights.
 SWEEP_S = 0.02
-# Whether this system says which pages are a file's, and takes them back.
-CAN_GIVE_BACK = sys.platform == "linux"
+# Linux's account of this process's pages, and whether the system has one: only then are pages known to be a file's.
+PAGE_MAP = Path("/proc/self/pagemap")
+CAN_GIVE_BACK = sys.platform == "linux" and os.access(PAGE_MAP, os.R_OK)
 # Tensors below this stay in memory when a network's precision changes: they are many, and small together.
 LEAST_PARKED_BYTES = 2**20
 
@@ -32,8 +35,8 @@ LEAST_PARKED_BYTES = 2**20
 def sparing(network: nn.Module) -> Iterator[None]:
     """Inside the block, pages of files that hold the network's weights are given back every SWEEP_S seconds.
 
-    A weight that was changed in place meanwhile reads as in the file again. Weights that are not mapped stay. Systems
-    other than Linux do not say which are: nothing is given back there.
+    A weight that is changed in place inside the block reads as in the file again; one that was changed before stays, as
+    do weights that are not mapped. Systems other than Linux do not say which are: nothing is given back there.
     """
     pages = file_pages(tensor for tensor in (*network.parameters(), *network.buffers()))
     if not pages:
@@ -73,14 +76,18 @@ def settle(network: nn.Module, dtype: torch.dtype) -> None:
 
 
 def file_pages(tensors: Iterable[Tensor]) -> list[range]:
-    """Whole pages of mapped files in which tensors lie, as addresses; neighbours are one range."""
+    """Whole pages of mapped files in which tensors lie, as addresses; neighbours are one range.
+
+    A tensor is left out if one of its pages was written to: that page is this process's own, and no file has it.
+    """
     maps, found = _file_maps(), []
     for tensor in tensors:
         if tensor.device.type != "cpu" or not tensor.numel():
             continue
         start, stop = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
         first, last = start - start % mmap.PAGESIZE, -(-stop // mmap.PAGESIZE) * mmap.PAGESIZE
-        if any(each.start <= first and last <= each.stop for each in maps):
+        is_mapped = any(each.start <= first and last <= each.stop for each in maps)
+        if is_mapped and _is_as_in_file(range(first, last)):
             found.append(range(first, last))
     joined: list[range] = []
     for each in sorted(found, key=lambda pages: pages.start):
@@ -96,6 +103,19 @@ def give_back(pages: Iterable[range]) -> None:
     library = ctypes.CDLL(None)
     for each in pages:
         library.madvise(ctypes.c_void_p(each.start), ctypes.c_size_t(len(each)), mmap.MADV_DONTNEED)
+
+
+def _is_as_in_file(pages: range) -> bool:
+    """Whether each of these pages is a file's, or in no memory at all: bits 61 to 63 of Linux's number for a page."""
+    first, count = pages.start // mmap.PAGESIZE, len(pages) // mmap.PAGESIZE
+    try:
+        with PAGE_MAP.open("rb", buffering=0) as source:
+            source.seek(8 * first)
+            entries = np.frombuffer(source.read(8 * count), np.uint64)
+    except OSError:
+        return False
+    is_here, is_swapped, is_of_file = (entries >> np.uint64(bit) & np.uint64(1) == 1 for bit in (63, 62, 61))
+    return len(entries) == count and not bool(((is_here | is_swapped) & ~is_of_file).any())
 
 
 def _file_maps() -> list[range]:

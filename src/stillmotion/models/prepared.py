@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Hashable, Iterator
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import torch
 from jaxtyping import Float
@@ -36,6 +36,7 @@ from ..nn.resnet import ResnetBlock, SpatioTemporalResnet, TemporalResnetBlock
 from ..nn.transformer import SpatialTransformerBlock, SpatioTemporalTransformer, TemporalTransformerBlock
 from ..nn.untouched import is_untouched
 from ..nn.winograd import DoublingConvolution, WinogradConvolution, suits, tile_for
+from .kept import Kept
 from .mapped import file_pages, give_back
 from .unet import DownLevel, UNet, UpLevel
 
@@ -56,19 +57,20 @@ AnyConvolution = Convolution | WinogradConvolution | TinyConvolution
 
 
 def prepared(
-    unet: nn.Module, context: Float[Tensor, "b n d"], numbers: Float[Tensor, "b k"], keeps_order: bool = False
+    unet: nn.Module, context: Float[Tensor, "b n d"], numbers: Float[Tensor, "b k"], kept: Kept | None = None
 ) -> Network | None:
     """The network of one generation, called with latents `b t c h w` and noise levels `b`; None where it cannot be.
 
-    keeps_order: weights that the CPU's library has put into its own order stay for the next step, in 0.8 to 1.4 times
-    the memory of the network; pages of its file behind them are given back.
+    kept: where weights that the CPU's library has put into its own order stay for the next step, and the next video, in
+    0.8 to 1.4 times the memory of the network; pages of its file behind them are given back. Without, those of a small
+    network stay for this generation.
 
     That is where tokens are several or rows differ in their numbers, where gradients are wanted, and where the network
     is not just ours (`is_plain`).
     """
     is_one = context.shape[1] == 1 and bool((numbers == numbers[:1]).all())
     if isinstance(unet, UNet) and is_one and not torch.is_grad_enabled() and is_plain(unet):
-        return Prepared(unet, context, numbers[:1], keeps_order)
+        return Prepared(unet, context, numbers[:1], kept)
     return None
 
 
@@ -91,6 +93,11 @@ def _is_ours(module: nn.Module) -> bool:
 
 def _is_sliced(module: nn.Module) -> bool:
     return isinstance(module, FeedForward) and (module.chunk_size, module.slices) != (None, None)
+
+
+def is_small(unet: nn.Module) -> bool:
+    """Whether the weights stay in the library's order in any case, at least for one generation."""
+    return sum(parameter.nbytes for parameter in unet.parameters()) <= KEPT_BYTES
 
 
 class LaidOut:
@@ -167,7 +174,7 @@ class Prepared:
     """One network with one context `b 1 d` and one row of scalar conditions, all videos of a batch alike in noise."""
 
     def __init__(
-        self, unet: UNet, context: Float[Tensor, "b 1 d"], numbers: Float[Tensor, "1 k"], keeps_order: bool = False
+        self, unet: UNet, context: Float[Tensor, "b 1 d"], numbers: Float[Tensor, "1 k"], kept: Kept | None = None
     ) -> None:
         self._unet = unet
         # Never one row alone: torch's product with a vector rounds otherwise where weights lie otherwise in memory.
@@ -180,19 +187,24 @@ class Prepared:
         }
         self._positions: dict[tuple[nn.Module, int], Tensor] = {}
         # Numbers on the CPU; elsewhere reading one would wait for the device, and compiled code be bound to it.
-        reads = unet.conv_in.weight.device.type == "cpu" and not are_in_force()
+        self._is_compiled = are_in_force()
+        reads = unet.conv_in.weight.device.type == "cpu" and not self._is_compiled
         self._shares = {
             mix: _frame_share(mix) if reads else _frame_share_there(mix)
             for mix in unet.modules()
             if isinstance(mix, Mix)
         }
-        self._is_small = sum(parameter.nbytes for parameter in unet.parameters()) <= KEPT_BYTES
-        self._keeps = self._is_small or keeps_order
-        self._kept: dict[Hashable, Any] = {}
+        self._is_small = is_small(unet)
+        self._keeps = self._is_small or kept is not None
+        self._is_settled = kept is None
+        self._kept = Kept() if kept is None else kept
 
     def __call__(self, x: Float[Tensor, "b t c h w"], c_noise: Float[Tensor, " b"]) -> Float[Tensor, "b t c2 h w"]:
         """As UNet.forward. `c_noise` is one level, given for each row."""
         unet = self._unet
+        if not self._is_settled:
+            self._kept.settle(unet, x.shape[1:])
+            self._is_settled = True
         embedding = F.silu(unet.embed(c_noise[:1].expand(2), self._numbers, x.dtype))
         pixels = x.permute(0, 1, 3, 4, 2).contiguous()
         skips = [_framewise(pixels, _convolution(unet.conv_in, pixels.flatten(0, 1)))]
@@ -334,11 +346,10 @@ class Prepared:
         """What `make` makes of the module that `key` begins with; kept for the next step, or not, as `keeps` says."""
         if not (self._keeps if keeps is None else keeps):
             return make()
-        if key not in self._kept:
-            self._kept[key] = make()
-            if not self._is_small:
-                give_back(file_pages(key[0].parameters()))
-        return self._kept[key]
+        made, is_new = self._kept.ready((self._is_compiled, *key), make)
+        if is_new and not self._is_small:
+            give_back(file_pages(key[0].parameters()))
+        return made
 
 
 class _Layers:

@@ -8,6 +8,7 @@ differs by rounding alone. Channels are the last axis of every tensor.
 
 from __future__ import annotations
 
+import itertools
 from typing import Literal
 
 import torch
@@ -19,7 +20,7 @@ from .regions import are_in_force
 
 # Below this many pixels a frame, oneDNN's channels-last convolution reorders more than it computes.
 SMALL_FRAME = 64
-# Images with no side above this are one product each: of 36 taps that meet 2x2 pixels, 20 lie beside them.
+# Images with no side above this are products of all their pixels: of 36 taps that meet 2x2 pixels, 20 lie beside them.
 TINY_SIDE = 2
 _ONCE = [1, 1]
 
@@ -118,18 +119,19 @@ class Convolution:
 
 
 class TinyConvolution:
-    """As `Convolution` with 3x3 taps, for images of at most 2x2 pixels: one product of all their pixels at once."""
+    """As `Convolution` with 3x3 taps, for images of at most 2x2 pixels: for each pixel one product of all of them."""
 
     def __init__(
         self, weight: Float[Tensor, "d c 3 3"], bias: Float[Tensor, " d"], like: Float[Tensor, "r h w c"]
     ) -> None:
-        self._places = [(y, x) for y in range(like.shape[1]) for x in range(like.shape[2])]
-        pixels, taps = len(self._places), weight.permute(2, 3, 0, 1).contiguous()
-        matrix = weight.new_empty(pixels, len(weight), pixels, weight.shape[1])
-        for made, (top, left) in enumerate(self._places):
-            for seen, (y, x) in enumerate(self._places):
-                matrix[made, :, seen] = taps[y - top + 1, x - left + 1]
-        self._product = Product(matrix.flatten(2).flatten(0, 1), bias.repeat(pixels), len(like))
+        height, width = like.shape[1:3]
+        # One matrix after the other in the same place, as each is copied: fresh memory costs more than writing to it.
+        matrix = weight.new_empty(len(weight), height, width, weight.shape[1])
+        is_copied = is_fused(weight)
+        self._products: list[Product] = []
+        for y, x in itertools.product(range(height), range(width)):
+            matrix.copy_(weight[:, :, 1 - y : 1 - y + height, 1 - x : 1 - x + width].permute(0, 2, 3, 1))
+            self._products.append(Product((matrix if is_copied else matrix.clone()).flatten(1), bias, len(like)))
 
     def __call__(
         self,
@@ -138,8 +140,8 @@ class TinyConvolution:
         shift: Float[Tensor, " d"] | None = None,
     ) -> Float[Tensor, "r h w d"]:
         """The convolution, plus `residual`. `shift` is added to the bias."""
-        shifts = None if shift is None else shift.repeat(len(self._places))
-        made = self._product(x.flatten(1), shift=shifts).view(*x.shape[:3], -1)
+        pixels = x.flatten(1)
+        made = torch.stack([product(pixels, shift=shift) for product in self._products], dim=1).view(*x.shape[:3], -1)
         return made if residual is None else made.add_(residual)
 
 

@@ -16,6 +16,7 @@ Source: Lavin and Gray 2016 (arXiv 1509.09308), section 4; the form for doubling
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -36,6 +37,8 @@ SUMS_OF_TAPS_OF_FOUR = (
     *(tuple(A * p**k / (2 * B**2 * (B**2 - A**2)) for k in range(3)) for p in (B, -B)),
     (0.0, 0.0, 1.0),
 )
+# Sums of taps that are made together.
+SUMMED_AT_ONCE = 4
 # Pixels of a frame from which on tiles of four pay: their taps take four times the memory of the weights.
 LEAST_FRAME_IN_FOURS = 64
 # In bfloat16 the sums of 1,280 x 1,280 taps take 71 ms, and 1,792 pixels gain 50: it pays from twice as many on.
@@ -242,8 +245,10 @@ def _products(
 ) -> list[Product]:
     """One for each sum of taps along both axes; the bias, where given, goes to that of all middle taps."""
     common = len(sums_of_taps) + 1
-    taps = _taps_over_both(weight, sums_of_taps)
-    return [Product(each, bias if i == common else None, rows) for i, each in enumerate(taps)]
+    return [
+        Product(taps, bias if i == common else None, rows)
+        for i, taps in enumerate(_taps_over_both(weight, sums_of_taps))
+    ]
 
 
 def _taps_over_rows(weight: Float[Tensor, "d c 3 j"]) -> list[Float[Tensor, "d c j"]]:
@@ -256,12 +261,19 @@ def _taps_over_rows(weight: Float[Tensor, "d c 3 j"]) -> list[Float[Tensor, "d c
 
 def _taps_over_both(
     weight: Float[Tensor, "d c 3 3"], sums_of_taps: tuple[tuple[float, ...], ...]
-) -> Float[Tensor, "k d c"]:
-    """The taps of each product along both axes, summed in at least float32."""
+) -> Iterator[Float[Tensor, "d c"]]:
+    """The taps of each product along both axes, summed in at least float32.
+
+    Where a product takes a copy of its weights, some lie where those before them lay: fresh memory costs more than what
+    is written to it.
+    """
     wide = torch.promote_types(weight.dtype, torch.float32)
     sums = torch.tensor(sums_of_taps, dtype=wide, device=weight.device)
-    taps = weight.flatten(2).movedim(2, 0).flatten(1).to(wide)
-    return (torch.kron(sums, sums) @ taps).to(weight.dtype).unflatten(1, weight.shape[:2])
+    taps = weight.to(wide).flatten(2).flatten(0, 1).T
+    place = taps.new_empty(SUMMED_AT_ONCE, taps.shape[1]) if is_fused(weight) else None
+    for some in torch.kron(sums, sums).split(SUMMED_AT_ONCE):
+        summed = torch.mm(some, taps, out=None if place is None else place[: len(some)])
+        yield from summed.to(weight.dtype).unflatten(1, weight.shape[:2])
 
 
 def _inputs(padded: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

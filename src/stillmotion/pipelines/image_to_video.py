@@ -24,6 +24,7 @@ from ..events import Progress, Watch, unwatched
 from ..models.autoencoder import Autoencoder, Moments, decode_in_chunks
 from ..models.compiled import Compiled
 from ..models.heap import blocks_given_back
+from ..models.kept import Kept
 from ..models.prepared import Network, is_plain, prepared
 from ..models.streamable import can_stream, can_stream_encoder
 from ..models.streamed_encode import encode_streamed
@@ -186,8 +187,8 @@ def sample_latents(
     watch(Progress("denoise", 0, steps))
     with stage.use(stage.components.unet):
         scale, are_together = scales(settings.guider, settings.frames), stage.placement.savings.branches == "together"
-        keeps = stage.placement.keeps_order(steps)
-        denoise = guided_denoiser(stage.components.unet, condition, scale, are_together, stage.compiled, keeps)
+        kept = stage.kept_for(steps)
+        denoise = guided_denoiser(stage.components.unet, condition, scale, are_together, stage.compiled, kept)
         denoise = preview.remembering(denoise) if preview else denoise
         return samplers.sample(settings.sampler, denoise, start, levels, draw_noise, after_step)
 
@@ -219,13 +220,13 @@ def guided_denoiser(
     scale: Float[Tensor, " t"],
     are_branches_together: bool = True,
     compiled: Compiled | None = None,
-    keeps_order: bool = False,
+    kept: Kept | None = None,
 ) -> Denoise:
     """The SVD denoiser of one condition. Where guidance needs both branches, the unconditional one comes first.
 
     are_branches_together: both go through the network in one batch; otherwise in turn, in half of the memory.
     compiled: compiles a network that is just ours (`prepared.is_plain`); any other is called as it is.
-    keeps_order: as for `prepared.prepared`.
+    kept: as for `prepared.prepared`.
     """
     used = compiled if compiled is not None and is_plain(unet) else None
 
@@ -233,7 +234,7 @@ def guided_denoiser(
     def ready(rows: Rows, is_compiled: bool) -> tuple[Condition, Network]:
         told = {"both": condition.both_branches, "none": condition.unconditional, "image": lambda: condition}[rows]()
         plain: Network = lambda x, c_noise: unet(x, c_noise, told.context, told.numbers)  # noqa: E731
-        network = prepared(unet, told.context, told.numbers, keeps_order) or plain
+        network = prepared(unet, told.context, told.numbers, kept) or plain
         return told, used.replayed(network, unet) if used is not None and is_compiled else network
 
     def estimate(rows: Rows, x: Tensor, sigma: Tensor) -> Tensor:

@@ -230,7 +230,20 @@ def described(placement: Placement) -> str:
 
 
 def _fitting(load: Workload, placement: Placement, budget: int) -> MemoryPlan | None:
-    """Each stage's first rung that fits, under one way of offloading; None where a stage has none."""
+    """Each stage's first rung that fits, under one way of offloading; None where a stage has none.
+
+    A CPU's weights in its library's order stay for all stages: they are kept where no other saving pays for them.
+    """
+    kept = _rungs(load, placement, budget)
+    if placement.device != "cpu" or not placement.savings.keeps_order:
+        return kept
+    anew = _rungs(load, _saving(placement, keeps_order=False), budget)
+    is_free = anew is not None and kept is not None and _saving(kept.placement, keeps_order=False) == anew.placement
+    return kept if is_free else anew
+
+
+def _rungs(load: Workload, placement: Placement, budget: int) -> MemoryPlan | None:
+    """Each stage's first rung that fits; None where a stage has none."""
     if _peak(load, placement, "embed").bytes > budget:
         return None
     for stage, ladder in _LADDERS.items():
@@ -259,7 +272,7 @@ def _keeps_order(load: Workload, placement: Placement) -> bool:
 
 def _denoising(load: Workload, placement: Placement) -> Iterator[Placement]:
     alone = _branches(load.video) == 1
-    if placement.device == "cpu" and placement.offload != "sequential":
+    if placement.device == "cpu" and placement.savings.keeps_order and placement.offload != "sequential":
         kept = placement.savings.branches if alone else "together"
         yield _saving(placement, branches=kept, slices=None, keeps_order=True)
     if placement.device == "cpu":
@@ -336,12 +349,12 @@ def _resident(load: Workload, placement: Placement, network: str) -> int:
     """Bytes of weights on the device while one network works."""
     preset = load.preset
     sizes = _sizes(preset, placement.dtype, load.video.decoder != preset.autoencoder.decoder)
-    is_spared = network == "unet" and load.is_mapped and CAN_GIVE_BACK and _keeps_order(load, placement)
-    spared = _ordered(load, placement).replaced_bytes if is_spared else 0
-    if placement.offload == "none":
-        return sum(sizes.values()) - spared
+    ordered = _ordered(load, placement) if _keeps_order(load, placement) else _Ordered(0, 0)
+    spared = ordered.replaced_bytes if load.is_mapped and CAN_GIVE_BACK else 0
+    if placement.offload == "none":  # they wait for the next video; what the U-Net computes with is counted as working
+        return sum(sizes.values()) - spared + (0 if network == "unet" else ordered.bytes)
     if placement.offload == "model" or (placement.device == "cpu" and not CAN_GIVE_BACK):
-        return sizes[network] - spared
+        return sizes[network] - (spared if network == "unet" else 0)
     largest = _largest_layers(preset, placement.dtype, network)
     if placement.device != "cpu" or network != "unet":
         return largest

@@ -40,7 +40,7 @@ from ..recipe import (
     versions,
 )
 from .kernels import choices_file, keep_choices, recall_choices
-from .memory import placement_for, prediction, workload
+from .memory import placement_for, prediction, room_now, workload
 from .outputs import is_file_name, names, publish, short_stem
 from .preview import PreviewFile
 from .request import Picture, Request, Source, make_request
@@ -89,6 +89,7 @@ class Studio:
         self._request = request
         self._watch = watch
         self._stage: Stage | None = None
+        self._room = room_now(request.placement)
         # Plans found while running out of memory, so that no video runs into it again.
         self._lowered: dict[Workload, Placement] = {}
         # What a person should know of the last video's memory.
@@ -98,7 +99,7 @@ class Studio:
         """The frames of one video. `request` may differ from the studio's own in all but model and placement."""
         check_size(*picture.size, request.preset.autoencoder.downsampling)
         load = workload(request, *picture.size)
-        placement = self._lowered.get(load) or placement_for(request, *picture.size)
+        placement = self._lowered.get(load) or placement_for(request, *picture.size, self._room)
         with _memory_explained(request, *picture.size):
             stage = self._ready(placement)
             ladder = Ladder(stage, load)

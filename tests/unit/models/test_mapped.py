@@ -51,6 +51,16 @@ def test_pages_that_were_given_back_are_read_again(tmp_path: Path) -> None:
     assert torch.equal(layer.weight, expected)
 
 
+def test_a_weight_that_was_written_to_is_nobodys_page_but_ours(tmp_path: Path) -> None:
+    layer = linear(tmp_path)
+    layer.weight[ROWS // 2] = 7.0
+    changed = layer.weight.clone()
+    assert file_pages([layer.weight]) == []
+    with sparing(layer):
+        time.sleep(3 * mapped.SWEEP_S)
+    assert torch.equal(layer.weight, changed)
+
+
 def test_inside_the_block_weights_go_by_themselves_and_results_stay(tmp_path: Path) -> None:
     layer, x = linear(tmp_path), torch.ones(1, 256)
     pages, expected = file_pages([layer.weight]), layer(x)

@@ -14,6 +14,7 @@ from torch import nn
 from stillmotion.checkpoints.load import fill
 from stillmotion.checkpoints.store import TensorFile, TensorSet, write
 from stillmotion.models import prepared as module
+from stillmotion.models.kept import Kept
 from stillmotion.models.mapped import CAN_GIVE_BACK
 from stillmotion.models.prepared import Prepared, is_plain, prepared
 from stillmotion.models.unet import UNet, UNetConfig, set_forward_chunking
@@ -109,14 +110,78 @@ def test_weights_of_a_large_network_stay_in_order_as_asked(
     unet, x, context = unet.to(dtype), x.to(dtype), context.to(dtype)
     found, counts = [], []
     with torch.inference_mode():
-        for keeps in (True, False):
-            network = Prepared(unet, context, numbers[:1], keeps)
+        for kept in (Kept(), None):
+            network = Prepared(unet, context, numbers[:1], kept)
             for _ in range(2):
                 made.clear()
                 found.append(network(x, c_noise))
                 counts.append(len(made))
     assert counts[0] > 0 and counts == [counts[0], 0, counts[0], counts[0]]
     assert torch.equal(found[0], found[1]) and torch.equal(found[2], found[3])
+
+
+def write_in_place(weight: torch.Tensor) -> None:
+    weight.mul_(1.5)
+
+
+def write_past_torch(weight: torch.Tensor) -> None:
+    weight.data.mul_(1.5)
+
+
+def write_elsewhere(weight: torch.Tensor) -> None:
+    weight.data = weight.data * 1.5
+
+
+@pytest.mark.parametrize("write_to", [None, write_in_place, write_past_torch, write_elsewhere])
+def test_the_next_video_finds_what_was_kept_unless_a_weight_has_changed(
+    unet: UNet, monkeypatch: pytest.MonkeyPatch, write_to: Callable[[torch.Tensor], None] | None
+) -> None:
+    made: list[UNet] = []
+
+    class Counted(module.Product):
+        def __init__(self, *given: Any) -> None:
+            made.append(unet)
+            super().__init__(*given)
+
+    monkeypatch.setattr(module, "Product", Counted)
+    monkeypatch.setattr(module, "KEPT_BYTES", 0)
+    (x, c_noise, context, numbers), kept = inputs(unet.cfg), Kept()
+    with torch.no_grad():
+        first = Prepared(unet, context, numbers[:1], kept)(x, c_noise)
+        assert made and len(kept)
+        if write_to is not None:
+            write_to(cast(SpatioTemporalTransformer, unet.mid_block.attentions[0]).proj_in.weight)
+        before = len(made)
+        other = context + 1  # another image
+        second = Prepared(unet, other, numbers[:1], kept)(x, c_noise)
+        anew = Prepared(unet, other, numbers[:1], Kept())(x, c_noise)
+    assert (len(made) - before) == (before if write_to is None else 2 * before)
+    assert torch.equal(second, anew) and not torch.equal(second, first)
+
+
+def test_what_was_kept_goes_where_the_video_has_another_size(unet: UNet) -> None:
+    kept = Kept()
+    with torch.inference_mode():
+        for width in (5, 7):
+            x, c_noise, context, numbers = inputs(unet.cfg, width=width)
+            network = Prepared(unet, context, numbers[:1], kept)
+            network(x, c_noise)
+            found, each = network(x, c_noise), len(kept)
+            alone = Prepared(unet, context, numbers[:1], Kept())
+            assert torch.equal(found, alone(x, c_noise))
+            one = len(alone._kept)
+            assert each == one  # nothing of the other size stays
+
+
+def test_one_branch_after_both_shares_what_fits(unet: UNet) -> None:
+    kept = Kept()
+    x, c_noise, context, numbers = inputs(unet.cfg)
+    with torch.inference_mode():
+        both = Prepared(unet, context, numbers[:1], kept)(x, c_noise)
+        one = Prepared(unet, context[:1], numbers[:1], kept)(x[:1], c_noise[:1])
+        again = Prepared(unet, context, numbers[:1], kept)(x, c_noise)
+    assert torch.equal(both, again)
+    torch.testing.assert_close(one, both[:1], rtol=0, atol=1e-4 * float(both.std()))
 
 
 @pytest.mark.skipif(not CAN_GIVE_BACK, reason="only Linux says which pages are a file's")
@@ -132,7 +197,7 @@ def test_pages_behind_kept_weights_are_given_back(
     fill(unet, TensorSet([TensorFile(tmp_path / "a.safetensors")], "a"))
     layer = cast(SpatioTemporalTransformer, unet.mid_block.attentions[0]).proj_in.weight
     with torch.inference_mode():
-        network = Prepared(unet, context, numbers[:1], keeps)
+        network = Prepared(unet, context, numbers[:1], Kept() if keeps else None)
         first, second = network(x, c_noise), network(x, c_noise)
         expected = unet(x, c_noise, context, numbers)
     assert any(layer.data_ptr() in pages for pages in given) == keeps
