@@ -11,9 +11,10 @@ import torch
 from stillmotion import placement
 from stillmotion.config import parse
 from stillmotion.errors import ConfigError, UsageError
+from stillmotion.models import prepared
 from stillmotion.models.components import Components
 from stillmotion.pipelines.image_to_video import VideoSettings, animate
-from stillmotion.placement import Placement, Stage, layer_by_layer, owners, resolve
+from stillmotion.placement import Placement, Savings, Stage, layer_by_layer, owners, resolve
 
 
 def test_auto_is_resolved_to_what_the_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,6 +58,35 @@ def test_offloading_does_not_change_a_frame(tiny_components: Components, offload
     # Layers that come and go are called one by one, and sum in another order than where a step is prepared.
     torch.testing.assert_close(made, plain, rtol=0, atol=3e-4 if offload == "sequential" else 0)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in tiny_components.unet.modules())
+
+
+def test_what_is_laid_out_stays_for_the_next_video_until_the_placement_changes(tiny_components: Components) -> None:
+    settings = VideoSettings(frames=3, steps=2)
+    images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    placed = Placement(device="cpu", dtype="float32")
+    stage = Stage(tiny_components, placed)
+    made = animate(stage, images, settings, [5, 6])
+    kept = stage.kept_for(settings.steps)
+    assert kept is not None and len(kept) > 0
+    alone = [
+        animate(Stage(tiny_components, placed), each[None], settings, [seed])
+        for each, seed in zip(images, (5, 6), strict=True)
+    ]
+    assert torch.equal(made, torch.cat(alone))
+    stage.adopt(Placement(device="cpu", dtype="float32", offload="model"))
+    assert len(kept) == 0
+    assert torch.equal(animate(stage, images, settings, [5, 6]), made)
+    assert len(kept) == 0  # nothing of a network stays where the network does not
+
+
+def test_a_large_network_is_kept_for_steps_that_repay_it(
+    tiny_components: Components, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepared, "KEPT_BYTES", 0)
+    stage = Stage(tiny_components, Placement(device="cpu", dtype="float32"))
+    assert stage.kept_for(4) is None and stage.kept_for(5) is not None
+    stage.adopt(Placement(device="cpu", dtype="float32", savings=Savings(keeps_order=False)))
+    assert stage.kept_for(25) is None
 
 
 @pytest.mark.parametrize("offload", ["model", "sequential"])

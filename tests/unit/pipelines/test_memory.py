@@ -107,6 +107,19 @@ def test_weights_are_kept_in_order_where_there_is_room() -> None:
     assert predict(short, CPU).peaks[2].bytes == predict(load, plan.placement).peaks[2].bytes
 
 
+def test_weights_kept_in_order_stay_for_all_stages_where_no_other_saving_pays_for_them() -> None:
+    load = Workload(SVD, VideoSettings(frames=2, steps=25), 64, 64)
+    kept = predict(load, CPU)
+    anew = predict(load, dataclasses.replace(CPU, savings=Savings(keeps_order=False)))
+    more = [each.bytes - other.bytes for each, other in zip(kept.peaks, anew.peaks, strict=True)]
+    assert more[0] == more[1] == more[3] > 0.7 * 4 * 1_524_623_082
+    # One byte below, parking the decoder's activations would do as well; not to keep is preferred.
+    assert kept.peak_bytes == kept.peaks[3].bytes
+    chosen = plan_memory(load, CPU, kept.peak_bytes - 1).placement.savings
+    assert chosen == Savings(keeps_order=False)
+    assert plan_memory(load, CPU, kept.peak_bytes).placement.savings == Savings()
+
+
 def test_weights_that_wait_in_their_file_are_not_kept_in_order() -> None:
     load = Workload(SVD, VideoSettings(frames=2, steps=25), 64, 64)
     assert not lowest(load, CPU).placement.savings.keeps_order

@@ -57,6 +57,26 @@ def test_what_python_holds_counts_towards_the_budget(tmp_path: Path, monkeypatch
     assert plan(asked(tmp_path, memory="2GB")).memory.placement.offload == "none"
 
 
+@pytest.mark.parametrize("wish", [{"memory": "2GB"}, {"memory": "auto"}, {}])
+def test_the_model_itself_does_not_count_against_the_second_video(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wish: dict[str, str]
+) -> None:
+    taken = 0
+
+    def load(*given: Any, **named: Any) -> Any:
+        nonlocal taken
+        taken = 4 * 10**9  # as a large model would
+        return read(*given, **named)
+
+    read = module.load
+    monkeypatch.setattr(module, "load", load)
+    monkeypatch.setattr(memory, "held_bytes", lambda: taken)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 4 * 10**9 - taken)
+    made = list(generate(asked(tmp_path, count=2, output=tmp_path, **wish)))
+    plans = [each.recipe.plan for each in made if each.recipe is not None]
+    assert taken and len(plans) == 2 and plans[0] == plans[1] and plans[0].offload == "none"
+
+
 @pytest.mark.slow
 def test_a_small_budget_is_kept_recorded_and_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "held_bytes", lambda: 0)
