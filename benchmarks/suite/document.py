@@ -20,10 +20,12 @@ This page is written by `benchmarks/bench.py --document` from the figures in `be
 is not in it.
 
 - Both sides run in turns in one process, with the same random or embedded weights, the same precision, threads and
-  shapes. A time is the median of its turns; short ones come after a call that does not count. A share below what it
-  must be is marked as missed.
+  shapes. A time is the median of its turns; short ones come after a call that does not count. Of videos that take
+  minutes the first one counts too, but the median of three is a later one's, which finds weights laid out by the one
+  before; the first one's times are told below the table. A share below what it must be is marked as missed.
 - A U-Net step is one guided step, both branches. Ours and diffusers' steps are called as each pipeline calls them, and
-  what a generation prepares once stands outside of the step and inside every end-to-end time.
+  what a generation prepares once stands outside of the step and inside every end-to-end time; what stays from one
+  video to the next does not.
 - Sizes are frames x height x width. Peaks of memory are each side's own process, with its weights and without its
   imports.
 - The machine's best matrix rate is that of the fastest linear layer, 1x1 or 3x3 convolution, measured in turns with the
