@@ -57,7 +57,10 @@ def test_what_python_holds_counts_towards_the_budget(tmp_path: Path, monkeypatch
     assert plan(asked(tmp_path, memory="2GB")).memory.placement.offload == "none"
 
 
-@pytest.mark.parametrize("wish", [{"memory": "2GB"}, {"memory": "auto"}, {}])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("wish", [{"memory": "2GB"}, *(pytest.param(w, marks=SLOW) for w in ({"memory": "auto"}, {}))])
 def test_the_model_itself_does_not_count_against_the_second_video(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wish: dict[str, str]
 ) -> None:
