@@ -93,19 +93,25 @@ def test_several_calls_with_other_frames_and_sizes(unet: UNet) -> None:
             torch.testing.assert_close(network(x, c_noise), expected, rtol=0, atol=1e-12 * float(expected.std()))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_weights_of_a_large_network_stay_in_order_as_asked(
-    unet: UNet, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
-) -> None:
-    made: list[nn.Module] = []
+def products_made(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Every product that is laid out from now on, by networks of which none counts as small."""
+    made: list[object] = []
 
     class Counted(module.Product):
         def __init__(self, *given: Any) -> None:
-            made.append(unet)
+            made.append(self)
             super().__init__(*given)
 
     monkeypatch.setattr(module, "Product", Counted)
     monkeypatch.setattr(module, "KEPT_BYTES", 0)
+    return made
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_of_a_large_network_stay_in_order_as_asked(
+    unet: UNet, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    made = products_made(monkeypatch)
     x, c_noise, context, numbers = inputs(unet.cfg)
     unet, x, context = unet.to(dtype), x.to(dtype), context.to(dtype)
     found, counts = [], []
@@ -136,15 +142,7 @@ def write_elsewhere(weight: torch.Tensor) -> None:
 def test_the_next_video_finds_what_was_kept_unless_a_weight_has_changed(
     unet: UNet, monkeypatch: pytest.MonkeyPatch, write_to: Callable[[torch.Tensor], None] | None
 ) -> None:
-    made: list[UNet] = []
-
-    class Counted(module.Product):
-        def __init__(self, *given: Any) -> None:
-            made.append(unet)
-            super().__init__(*given)
-
-    monkeypatch.setattr(module, "Product", Counted)
-    monkeypatch.setattr(module, "KEPT_BYTES", 0)
+    made = products_made(monkeypatch)
     (x, c_noise, context, numbers), kept = inputs(unet.cfg), Kept()
     with torch.no_grad():
         first = Prepared(unet, context, numbers[:1], kept)(x, c_noise)
