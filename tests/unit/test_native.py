@@ -42,6 +42,7 @@ def run(folder: Path, factor: int = 2, **environment: str) -> subprocess.Complet
     return subprocess.run(command, env=given, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_what_was_compiled_is_kept(tmp_path: Path) -> None:
     (tmp_path / "kernel.py").write_text(KERNEL)
     cache = tmp_path / "cache"

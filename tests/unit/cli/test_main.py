@@ -110,6 +110,7 @@ def test_what_steers_a_terminal_is_not_printed(tmp_path: Path, capsys: pytest.Ca
     assert "\x1b" not in error and error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_name_that_is_no_text_is_printed_all_the_same(tmp_path: Path) -> None:
     image = os.fsencode(tmp_path) + b"/caf\xe9.png"
     Image.new("RGB", (64, 64)).save(os.fsdecode(image))
@@ -120,6 +121,7 @@ def test_a_name_that_is_no_text_is_printed_all_the_same(tmp_path: Path) -> None:
     assert Path(json.loads(done.stdout)["path"]).exists()
 
 
+@pytest.mark.slow
 def test_json_has_no_number_that_json_lacks(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["generate", str(ROCKET), "--model", "svd", "--dry-run", "--json"]) == 0
     found = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(name))

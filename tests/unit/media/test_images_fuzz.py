@@ -207,6 +207,7 @@ def test_bombs_are_refused_or_read_at_once_and_in_little_memory(tmp_path: Path) 
         assert megabytes <= 64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("read", [media_kind, probe, probe_image, read_video, read_document, read_picture])
 def test_bombs_are_harmless_at_every_door(tmp_path: Path, read: Callable[[Path], object]) -> None:
     calm = tmp_path / "calm.png"

@@ -267,6 +267,7 @@ def test_what_is_no_fault_of_recording_comes_through(error: BaseException) -> No
         Replayed(network, Tape(error), parameters=10)(*inputs(0))
 
 
+@pytest.mark.slow
 def test_a_denoiser_repeats_its_recorded_steps(unet: UNet) -> None:
     x, _, context, numbers = latents(1, 3, 6, 4)
     condition, scale, tape = Condition(context, x[:, :1, 4:], numbers), torch.tensor([1.0, 2.0, 3.0]), Tape()

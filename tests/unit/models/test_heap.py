@@ -53,6 +53,7 @@ def found_in_a_process(where: str) -> dict[str, float]:
     return json.loads(result.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only glibc has these switches")
 def test_large_tensors_leave_nothing_behind_inside_and_the_usual_outside():
     inside, outside = found_in_a_process("inside"), found_in_a_process("outside")

@@ -134,6 +134,7 @@ def test_a_chunk_that_changes_pixels_is_never_chosen() -> None:
     assert plan.placement.savings.decode_frames is None and plan.placement.savings.park == "device"
 
 
+@pytest.mark.slow
 def test_no_plan_offloads_less_than_was_asked() -> None:
     asked = dataclasses.replace(GPU, offload="model")
     assert plan_memory(LOAD, asked, 10**12).placement.offload == "model"

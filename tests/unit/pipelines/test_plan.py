@@ -27,6 +27,7 @@ def test_the_released_model_costs_what_was_published() -> None:
     assert counted.weight_bytes == 2 * (1_524_623_082 + 97_742_847 + 632_076_800)
 
 
+@pytest.mark.slow
 def test_calls_and_branches_are_counted() -> None:
     plain = cost(TINY, VideoSettings(frames=3, steps=4), 64, 64, "float32")
     alone = cost(TINY, VideoSettings(frames=3, steps=4, guider=Unguided()), 64, 64, "float32")

@@ -126,6 +126,7 @@ def test_a_single_frame_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert made.seed == 0 and any("single frame" in note for note in made.notes)
 
 
+@pytest.mark.slow
 def test_a_private_run_takes_no_video_that_holds_the_image(tmp_path: Path) -> None:
     list(generate(asked(tmp_path)))
     again = list(generate(asked(tmp_path, resume=True, private=True)))
@@ -193,6 +194,7 @@ def test_auto_decodes_a_large_photograph_no_larger_than_its_own_size_needs(tmp_p
     assert picture.whole == (3000, 5000) and picture.fitted.startswith("3000x5000 ")
 
 
+@pytest.mark.slow
 def test_a_size_off_the_trainings_is_said(tmp_path: Path) -> None:
     made = next(generate(asked(tmp_path)))
     assert made.notes == ("64x64 is off the sizes that tiny was trained at: 128x80.",)
@@ -266,6 +268,7 @@ def test_a_format_that_no_trained_size_fits_is_refused_before_any_work(tmp_path:
         next(generate(asked(tmp_path, model="svd-xt", size="auto", format="gif", play_fps=60)))
 
 
+@pytest.mark.slow
 def test_a_long_name_is_cut(tmp_path: Path) -> None:
     image = tmp_path / f"{'猫' * 83}.png"
     Image.new("RGB", (40, 30)).save(image)

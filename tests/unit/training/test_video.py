@@ -89,6 +89,7 @@ def test_training_resumes_to_the_same_bits(
     assert all(torch.equal(resumed[key], straight[key]) for key in straight)
 
 
+@pytest.mark.slow
 def test_the_data_set_is_encoded_once_with_its_true_labels(
     autoencoder: Autoencoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
