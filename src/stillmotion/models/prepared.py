@@ -186,8 +186,8 @@ class Prepared:
             if isinstance(block, SpatialTransformerBlock | TemporalTransformerBlock)
         }
         self._positions: dict[tuple[nn.Module, int], Tensor] = {}
-        # Numbers on the CPU; elsewhere reading one would wait for the device, and compiled code be bound to it.
         self._is_compiled = are_in_force()
+        # Numbers on the CPU; elsewhere reading one would wait for the device, and compiled code be bound to it.
         reads = unet.conv_in.weight.device.type == "cpu" and not self._is_compiled
         self._shares = {
             mix: _frame_share(mix) if reads else _frame_share_there(mix)

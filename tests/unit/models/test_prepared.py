@@ -171,14 +171,15 @@ def test_what_was_kept_goes_where_the_video_has_another_size(unet: UNet) -> None
             assert each == one  # nothing of the other size stays
 
 
-def test_one_branch_after_both_shares_what_fits(unet: UNet) -> None:
-    kept = Kept()
+def test_one_branch_after_both_leaves_what_was_kept(unet: UNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, kept = products_made(monkeypatch), Kept()
     x, c_noise, context, numbers = inputs(unet.cfg)
     with torch.inference_mode():
         both = Prepared(unet, context, numbers[:1], kept)(x, c_noise)
         one = Prepared(unet, context[:1], numbers[:1], kept)(x[:1], c_noise[:1])
+        before = len(made)
         again = Prepared(unet, context, numbers[:1], kept)(x, c_noise)
-    assert torch.equal(both, again)
+    assert torch.equal(both, again) and len(made) == before > 0
     torch.testing.assert_close(one, both[:1], rtol=0, atol=1e-4 * float(both.std()))
 
 
