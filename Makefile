@@ -45,7 +45,7 @@ $(VENV)/.torch: constraints.txt
 	$(PIP) $(if $(TORCH_INDEX),--no-deps --index-url $(TORCH_INDEX)) torch
 	touch $@
 
-$(VENV)/.core: $(VENV)/.torch pyproject.toml
+$(VENV)/.core: $(VENV)/.torch pyproject.toml hatch_build.py $(wildcard src/stillmotion/kernels/*.[ch])
 	$(PIP) -e .
 	touch $@
 

@@ -11,7 +11,7 @@ from pathlib import Path
 PACKAGE = "stillmotion"
 BELOW_TRAINING = frozenset(
     {"errors", "files", "events", "config", "hub", "nn", "media", "models", "diffusion", "conditioning", "presets"}
-    | {"native", "checkpoints", "placement", "pipelines", "evaluation", "curation"}
+    | {"native", "kernels", "checkpoints", "placement", "pipelines", "evaluation", "curation"}
 )
 BELOW_TASKS = BELOW_TRAINING | {"training", "recipe"}
 FACE = frozenset({"tasks", "recipe", "presets", "evaluation", "media", "config", "errors", "files", "events"})
@@ -23,9 +23,10 @@ ALLOWED: dict[str, frozenset[str]] = {
     "config": frozenset({"errors", "files", "events"}),
     "hub": frozenset({"errors", "files", "events"}),
     "native": frozenset({"errors"}),
-    "nn": frozenset(),
+    "kernels": frozenset(),
+    "nn": frozenset({"kernels"}),
     "media": frozenset({"errors", "files", "events", "config"}),
-    "models": frozenset({"nn", "config", "errors", "events"}),
+    "models": frozenset({"kernels", "nn", "config", "errors", "events"}),
     "diffusion": frozenset({"config", "errors", "events"}),
     "conditioning": frozenset({"models", "nn", "config", "errors"}),
     "presets": frozenset({"models", "diffusion", "conditioning", "config", "errors"}),

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..nn.products import Convolution, is_fused
+from ..kernels import operations
+from ..nn.products import Convolution, is_fused, is_own
 from ..nn.winograd import DoublingConvolution, WinogradConvolution
 from .moments import Moments, activated, joined, moments_of, pooled
 
@@ -60,6 +61,8 @@ class Kernel:
 
     def takes_whole(self, images: Float[Tensor, "n h w c"]) -> bool:
         """Whether whole images need no margins: what convolves them makes its own."""
+        if is_own(images) and operations.takes_weights(self._weight):
+            return True
         return not self.doubles and not (self._is_even(images) and _saves(self._weight, images))
 
     def _is_even(self, images: Float[Tensor, "n h w c"]) -> bool:
@@ -69,13 +72,18 @@ class Kernel:
         """The way of convolving that is the fastest for such images."""
         if not is_fused(like):
             return _plain(self._weight, self._bias, self.doubles, self.margins if is_whole else (0, 0))
+        is_ours = is_own(like) and operations.takes_weights(self._weight)
         if self.doubles:
             doubling = DoublingConvolution(self._weight, self._bias, like)
+            if is_ours and is_whole:
+                return lambda images, residual, target: _kept(doubling(images), target)
             return lambda padded, residual, target: doubling.of_padded(padded, target)
-        if is_even and _saves(self._weight, like):
+        if self._weight.shape[2] == 3 if is_ours else is_even and _saves(self._weight, like):
             # In bfloat16 along one axis alone: it rounds its sums, and along both that would be seen in the frames.
             only_rows = like.dtype != torch.float32
             winograd = WinogradConvolution(self._weight, self._bias, like, along_rows_only=only_rows)
+            if is_whole:
+                return lambda images, residual, target: winograd(images, residual, target=target)
             return lambda padded, residual, target: winograd.of_padded(padded, residual, None, target)
         convolution = Convolution(self._weight, self._bias, like, is_padded=not is_whole)
 

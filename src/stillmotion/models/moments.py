@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..kernels import operations
+from ..nn.products import is_own
 from ..nn.regions import are_in_force, region
 
 
@@ -43,6 +45,8 @@ def moments_of(x: Float[Tensor, "pixels c"]) -> Moments:
     if x.device.type != "cpu" or are_in_force():
         variance, mean = _spread_and_mean(x)
         return Moments(mean, variance)
+    if is_own(x):
+        return Moments(*operations.moments(x[None, None]))
     # The statistics of a batch norm: the one reduction of torch that is fast over contiguous channels. It takes two
     # passes, so that a large mean costs no digits, and float32 totals make it sum bfloat16 in float32.
     total = torch.zeros(2, x.shape[1], dtype=widest(x))
@@ -74,6 +78,8 @@ def activated(
     """SiLU of the scaled and shifted frames, into `target`; a row of `scale` is one frame's, one alone that of all."""
     if are_in_force():
         _activate(x, scale, shift, target)
+    elif is_own(x):
+        operations.scaled(x, scale, shift, target)
     elif x.dtype == scale.dtype:
         moved = torch.addcmul(shift[:, None, None], x, scale[:, None, None])
         torch.ops.aten.silu.out(moved, out=target)

@@ -26,10 +26,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..nn.attention import GEGLU, FeedForward, attend
+from ..kernels import operations
+from ..nn.attention import GEGLU, FeedForward, attend_within
 from ..nn.embedding import sinusoid
 from ..nn.mix import Mix
-from ..nn.products import Convolution, Product, TinyConvolution, is_tiny
+from ..nn.products import Convolution, GatedProduct, Product, TinyConvolution, is_own, is_tiny
 from ..nn.regions import are_in_force, region
 from ..nn.resample import Downsample, Upsample
 from ..nn.resnet import ResnetBlock, SpatioTemporalResnet, TemporalResnetBlock
@@ -367,9 +368,7 @@ class _Layers:
 
     def __call__(self, x: Float[Tensor, "r n c"], look: Float[Tensor, "r 1 c"]) -> Float[Tensor, "r n c"]:
         qkv = self._qkv(self._norm1(x))
-        q, k, v = qkv.unflatten(-1, (3, self._heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = attend(q, k, v).transpose(1, 2).flatten(2)
-        return self._feed(self._norm3, self._out.with_other(mixed, x + look, "add"))
+        return self._feed(self._norm3, self._out.with_other(attend_within(qkv, self._heads), x + look, "add"))
 
 
 class _Feed:
@@ -377,14 +376,11 @@ class _Feed:
 
     def __init__(self, layer: FeedForward, rows: int) -> None:
         first, last = cast(GEGLU, layer.net[0]).proj, cast(nn.Linear, layer.net[2])
-        (value, gate), (value_bias, gate_bias) = first.weight.chunk(2), first.bias.chunk(2)
-        self._value, self._gate = Product(value, value_bias, rows), Product(gate, gate_bias, rows)
+        self._first = GatedProduct(first.weight, first.bias, rows)
         self._last = Product(last.weight, last.bias, rows)
 
     def __call__(self, norm: nn.Module, x: Float[Tensor, "r n c"]) -> Float[Tensor, "r n c"]:
-        normed = norm(x)
-        hidden = self._value.with_other(normed, self._gate(normed, "gelu"), "mul")
-        return self._last.with_other(hidden, x, "add")
+        return self._last.with_other(self._first(norm(x)), x, "add")
 
 
 @region()
@@ -505,6 +501,8 @@ def _convolution(
 
 
 def _normalised(rows: Float[Tensor, "r h w c"], norm: nn.GroupNorm) -> Float[Tensor, "r h w c"]:
+    if is_own(rows):
+        return operations.group_norm(rows, norm.num_groups, norm.weight, norm.bias, norm.eps)
     image = rows.permute(0, 3, 1, 2)
     if rows.device.type == "cpu" and rows.shape[3] <= FEW_CHANNELS * norm.num_groups:
         return norm(image.contiguous()).permute(0, 2, 3, 1).contiguous()
@@ -512,6 +510,8 @@ def _normalised(rows: Float[Tensor, "r h w c"], norm: nn.GroupNorm) -> Float[Ten
 
 
 def _activated(rows: Float[Tensor, "r h w c"], norm: nn.GroupNorm) -> Float[Tensor, "r h w c"]:
+    if is_own(rows):
+        return operations.group_norm(rows, norm.num_groups, norm.weight, norm.bias, norm.eps, is_activated=True)
     return F.silu(_normalised(rows, norm), inplace=True)
 
 

@@ -7,7 +7,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..kernels import operations
 from .backends import attend_fastest
+from .products import is_own
 from .resnet import GROUPS
 
 # CUDA's grids have no more blocks along the axis where torch puts rows. Source: pytorch issue 142228.
@@ -29,6 +31,14 @@ def attend(
         return attend_some(q, k, v)
     parts = zip(q.split(rows), k.split(rows), v.split(rows), strict=True)
     return torch.cat([attend_some(*part) for part in parts])
+
+
+def attend_within(qkv: Float[Tensor, "rows n e"], heads: int) -> Float[Tensor, "rows n d"]:
+    """The same of queries, keys and values that lie side by side; for inference."""
+    if is_own(qkv) and operations.attends(qkv.shape[2] // (3 * heads)):
+        return operations.attend(qkv, heads)
+    q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    return attend(q, k, v).transpose(1, 2).flatten(2)
 
 
 class Attention(nn.Module):

@@ -16,13 +16,19 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..kernels import operations
 from .regions import are_in_force
 
 # Below this many pixels a frame, oneDNN's channels-last convolution reorders more than it computes.
 SMALL_FRAME = 64
 # Images with no side above this are products of all their pixels: of 36 taps that meet 2x2 pixels, 20 lie beside them.
 TINY_SIDE = 2
-_ONCE = [1, 1]
+_ONCE = (1, 1)
+
+
+def is_own(x: Tensor) -> bool:
+    """Whether products of such a tensor go to our own compiled code: not in compiled regions, which do not know it."""
+    return operations.takes(x) and not are_in_force()
 
 
 def is_fused(x: Tensor) -> bool:
@@ -36,10 +42,16 @@ class Product:
     """x W^T + b for tokens `... d`, about `rows` of them in a call."""
 
     def __init__(self, weight: Float[Tensor, "e d"], bias: Float[Tensor, " e"] | None, rows: int) -> None:
-        self._is_fused = is_fused(weight)
         self.outputs = len(weight)
         self.bias = bias
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, rows) if self._is_fused else weight
+        taps = weight[:, :, None, None]
+        self._is_own = is_own(weight) and operations.takes_weights(taps)
+        self._is_fused = is_fused(weight)
+        self._weight = weight
+        if self._is_own:
+            self._weight, self._own_bias = operations.packed(taps), operations.packed_bias(bias, weight)
+        elif self._is_fused:
+            self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
 
     def __call__(
         self,
@@ -48,6 +60,10 @@ class Product:
         shift: Float[Tensor, " e"] | None = None,
     ) -> Float[Tensor, "... e"]:
         """The product, or GELU of it. `shift` is added to the bias."""
+        if self._is_own:
+            own = self._own_bias if shift is None else self._own_bias + shift
+            made = operations.convolve(_as_row(x), self._weight, own, _ONCE).view(*x.shape[:-1], self.outputs)
+            return F.gelu(made) if then == "gelu" else made
         bias = self.bias if shift is None or self.bias is None else self.bias + shift
         if self._is_fused:
             algorithm = "none" if then == "gelu" else ""  # exact GELU, not its approximation by tanh
@@ -59,10 +75,38 @@ class Product:
         self, x: Float[Tensor, "... d"], other: Float[Tensor, "... e"], how: Literal["add", "mul"]
     ) -> Float[Tensor, "... e"]:
         """The product, plus or times another tensor."""
-        if self._is_fused:
+        if self._is_own and how == "add":
+            made = operations.convolve(_as_row(x), self._weight, self._own_bias, _ONCE, "add", _as_row(other))
+            return made.view(other.shape)
+        if self._is_fused and not self._is_own:
             return torch.ops.mkldnn._linear_pointwise.binary(x, other, self._weight, self.bias, how)
-        made = F.linear(x, self._weight, self.bias)
+        made = self(x)
         return made.add_(other) if how == "add" else made.mul_(other)
+
+
+class GatedProduct:
+    """Of a linear map, the first half of outputs times GELU of the second; `rows` as for `Product`."""
+
+    def __init__(self, weight: Float[Tensor, "e d"], bias: Float[Tensor, " e"], rows: int) -> None:
+        taps = weight[:, :, None, None]
+        self._is_own = is_own(weight) and operations.takes_weights(taps, is_gated=True)
+        if self._is_own:
+            self._weight = operations.packed(taps, is_gated=True)
+            self._bias = operations.packed_bias(bias, weight, is_gated=True)
+        else:
+            (value, gate), (value_bias, gate_bias) = weight.chunk(2), bias.chunk(2)
+            self._value, self._gate = Product(value, value_bias, rows), Product(gate, gate_bias, rows)
+
+    def __call__(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... f"]:
+        """Values times GELU of their gates."""
+        if self._is_own:
+            made = operations.convolve(_as_row(x), self._weight, self._bias, _ONCE, "gate")
+            return made.view(*x.shape[:-1], made.shape[-1])
+        return self._value.with_other(x, self._gate(x, "gelu"), "mul")
+
+
+def _as_row(x: Float[Tensor, "... d"]) -> Float[Tensor, "1 1 n d"]:
+    return x.reshape(1, 1, -1, x.shape[-1])
 
 
 class Convolution:
@@ -78,12 +122,16 @@ class Convolution:
         like: Float[Tensor, "r h w c"],
         is_padded: bool = False,
     ) -> None:
-        self.is_fused = is_fused(like) and like.shape[1] * like.shape[2] > SMALL_FRAME
+        self.is_own = is_own(like) and operations.takes_weights(weight)
+        self.is_fused = self.is_own or (is_fused(like) and like.shape[1] * like.shape[2] > SMALL_FRAME)
         self.outputs = len(weight)
         self._bias = bias
         self._padding = [0, 0] if is_padded else [weight.shape[2] // 2, weight.shape[3] // 2]
         self._weight = weight
-        if self.is_fused:
+        if self.is_own:
+            self._taps, self._is_padded = (weight.shape[2], weight.shape[3]), is_padded
+            self._weight, self._own_bias = operations.packed(weight), operations.packed_bias(bias, weight)
+        elif self.is_fused:
             margins = [taps - 1 if is_padded else 0 for taps in weight.shape[2:]]
             size = [len(like), weight.shape[1], like.shape[1] + margins[0], like.shape[2] + margins[1]]
             pack = torch.ops.mkldnn._reorder_convolution_weight
@@ -97,6 +145,8 @@ class Convolution:
         in_place: bool = False,
     ) -> Float[Tensor, "r h2 w2 d"]:
         """The convolution, plus `residual`. `shift` is added to the bias. in_place: `residual` becomes the result."""
+        if self.is_own:
+            return self._own(x, residual, shift, in_place)
         image, bias = x.permute(0, 3, 1, 2), self._bias if shift is None or self._bias is None else self._bias + shift
         if self.is_fused:
             return self._fused(image, bias, residual, in_place).permute(0, 2, 3, 1)
@@ -106,6 +156,15 @@ class Convolution:
         if residual is None:
             return made
         return residual.add_(made) if in_place else made.add_(residual)
+
+    def _own(self, x: Tensor, residual: Tensor | None, shift: Tensor | None, in_place: bool) -> Tensor:
+        bias = self._own_bias if shift is None else self._own_bias + shift
+        how = "" if residual is None else "add"
+        target = residual if in_place and residual is not None and operations.are_rows_in_turn(residual) else None
+        made = operations.convolve(
+            x, self._weight, bias, self._taps, how, residual, is_padded=self._is_padded, target=target
+        )
+        return residual.copy_(made) if in_place and residual is not None and target is None else made
 
     def _fused(self, image: Tensor, bias: Tensor | None, residual: Tensor | None, in_place: bool) -> Tensor:
         fixed = (self._weight, bias, self._padding, _ONCE, _ONCE, 1)

@@ -24,7 +24,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from .products import Convolution, Product, is_fused
+from ..kernels import operations
+from .products import Convolution, Product, is_fused, is_own
 
 # What the taps are multiplied with to make those of the products.
 SUMS_OF_TAPS = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
@@ -62,6 +63,12 @@ class WinogradConvolution:
         tile: Literal[2, 4] = 2,
     ) -> None:
         width = weight.shape[3]
+        self._is_own = is_own(weight) and operations.takes_weights(weight)
+        if self._is_own:
+            self._axes: tuple[operations.Axis, operations.Axis] = ("paired", "paired" if width == 3 else "alone")
+            self._weights = operations.packed(weight, sums_over_both(SUMS_OF_TAPS) if width == 3 else SUMS_OF_TAPS)
+            self._bias = operations.packed_bias(bias, weight)
+            return
         self._margins = (0, 0, width // 2, width // 2, 1, 1)
         self._columns: list[_Pair] = []
         self._fours: list[_Four] = []
@@ -85,9 +92,12 @@ class WinogradConvolution:
         x: Float[Tensor, "r h w c"],
         residual: Float[Tensor, "r h w d"] | None = None,
         shift: Float[Tensor, " d"] | None = None,
+        target: Float[Tensor, "r h w d"] | None = None,
     ) -> Float[Tensor, "r h w d"]:
-        """The convolution, plus `residual`. `shift` is added to the bias."""
-        return self.of_padded(F.pad(x, self._margins), residual, shift)
+        """The convolution, plus `residual`, into `target` where it is given. `shift` is added to the bias."""
+        if self._is_own:
+            return self._own(x, residual, shift, target, is_padded=False)
+        return self.of_padded(F.pad(x, self._margins), residual, shift, target)
 
     def of_padded(
         self,
@@ -97,6 +107,8 @@ class WinogradConvolution:
         target: Float[Tensor, "r h w d"] | None = None,
     ) -> Float[Tensor, "r h w d"]:
         """The same of images with their margins, into `target` where it is given; it may be `residual`."""
+        if self._is_own:
+            return self._own(padded, residual, shift, target, is_padded=True)
         if target is None:
             images, height, width, _ = padded.shape
             pairs = self._fours or self._columns or [self._pair]
@@ -120,6 +132,13 @@ class WinogradConvolution:
             _put(into[:, :, 1::2], m1.sub_(m2), None if other is None else other[:, :, 1::2], m3)
         return target
 
+    def _own(
+        self, x: Tensor, residual: Tensor | None, shift: Tensor | None, target: Tensor | None, is_padded: bool
+    ) -> Tensor:
+        bias = self._bias if shift is None else self._bias + shift
+        kept = {"other": residual, "is_padded": is_padded, "target": target}
+        return operations.convolve_in_sums(x, self._weights, bias, self._axes, **kept)
+
     def _of_fours(self, padded: Tensor, residual: Tensor | None, bias: Tensor, target: Tensor) -> Tensor:
         tiles = [_inputs_of_four(row, dim=2) for row in _inputs_of_four(padded, dim=1)]
         made = [four([row[i] for row in tiles]) for i, four in enumerate(self._fours)]
@@ -141,16 +160,26 @@ class DoublingConvolution:
         self, weight: Float[Tensor, "d c 3 3"], bias: Float[Tensor, " d"], like: Float[Tensor, "r h w c"]
     ) -> None:
         self._outputs = len(weight)
-        self._products = _products(weight, bias, SUMS_OF_TAPS_DOUBLED, like.shape[:3].numel())
+        self._is_own = is_own(weight) and operations.takes_weights(weight)
+        if self._is_own:
+            self._weights = operations.packed(weight, sums_over_both(SUMS_OF_TAPS_DOUBLED))
+            self._bias = operations.packed_bias(bias, weight)
+        else:
+            self._products = _products(weight, bias, SUMS_OF_TAPS_DOUBLED, like.shape[:3].numel())
 
     def __call__(self, x: Float[Tensor, "r h w c"]) -> Float[Tensor, "r h2 w2 d"]:
         """Height and width double."""
+        if self._is_own:
+            return operations.convolve_in_sums(x, self._weights, self._bias, ("doubled", "doubled"))
         return self.of_padded(F.pad(x, (0, 0, 1, 1, 1, 1)))
 
     def of_padded(
         self, padded: Float[Tensor, "r h2 w2 c"], target: Float[Tensor, "r h3 w3 d"] | None = None
     ) -> Float[Tensor, "r h3 w3 d"]:
         """The same of images with their margins, into `target` where it is given."""
+        if self._is_own:
+            axes: tuple[operations.Axis, operations.Axis] = ("doubled", "doubled")
+            return operations.convolve_in_sums(padded, self._weights, self._bias, axes, is_padded=True, target=target)
         if target is None:
             images, height, width, _ = padded.shape
             target = padded.new_empty(images, 2 * height - 4, 2 * width - 4, self._outputs)
@@ -174,6 +203,8 @@ def suits(weight: Float[Tensor, "d c i j"], like: Float[Tensor, "r h w c"], pixe
     In bfloat16 along rows alone, as the sums of inputs are rounded before they are multiplied.
     """
     in_full = like.dtype == torch.float32
+    if is_own(like) and operations.takes_weights(weight):
+        return weight.shape[2] == 3 and (is_kept or pixels >= LEAST_PIXELS_IN_HALF)
     is_even = like.shape[1] % 2 == 0 and (weight.shape[3] == 1 or like.shape[2] % 2 == 0)
     is_wide = min(weight.shape[:2]) >= 256 and (like.shape[:3].numel() >= 1024 or (in_full and is_kept))
     is_three = weight.shape[2] == 3 and weight.shape[3] in ((1, 3) if in_full else (3,))
@@ -251,6 +282,11 @@ def _products(
     ]
 
 
+def sums_over_both(sums_of_taps: tuple[tuple[float, ...], ...]) -> list[list[float]]:
+    """What each sum of taps along both axes is of the nine taps."""
+    return [[a * b for a in down for b in across] for down in sums_of_taps for across in sums_of_taps]
+
+
 def _taps_over_rows(weight: Float[Tensor, "d c 3 j"]) -> list[Float[Tensor, "d c j"]]:
     """The taps of each product along the first axis, as SUMS_OF_TAPS says, summed in at least float32."""
     first, middle, last = weight.permute(2, 0, 1, 3).contiguous()
@@ -268,10 +304,10 @@ def _taps_over_both(
     is written to it.
     """
     wide = torch.promote_types(weight.dtype, torch.float32)
-    sums = torch.tensor(sums_of_taps, dtype=wide, device=weight.device)
+    sums = torch.tensor(sums_over_both(sums_of_taps), dtype=wide, device=weight.device)
     taps = weight.to(wide).flatten(2).flatten(0, 1).T
     place = taps.new_empty(SUMMED_AT_ONCE, taps.shape[1]) if is_fused(weight) else None
-    for some in torch.kron(sums, sums).split(SUMMED_AT_ONCE):
+    for some in sums.split(SUMMED_AT_ONCE):
         summed = torch.mm(some, taps, out=None if place is None else place[: len(some)])
         yield from summed.to(weight.dtype).unflatten(1, weight.shape[:2])
 
