@@ -108,6 +108,7 @@ def convolve(
         target = images.new_empty(count, height, width, outputs)
     if images.is_meta:
         return target
+    assert are_rows_in_turn(target)
     images = _with_near_channels(images)
     other = target if other is None else _with_rows_in_turn(other)
     job = _Convolution(

@@ -79,22 +79,26 @@ static void tile_of(const Convolution *job, size_t rows, size_t groups, const Pl
 // Beyond the border of an image its taps read zeros.
 static void find_places(const Convolution *job, const bf16 *zeros, size_t pixel, size_t rows, size_t output,
                         Places *places) {
-    const size_t area = job->height * job->width;
-    const ptrdiff_t down = job->is_padded ? 0 : (ptrdiff_t)job->taps_down / 2;
-    const ptrdiff_t across = job->is_padded ? 0 : (ptrdiff_t)job->taps_across / 2;
+    const size_t area = job->height * job->width, across = job->taps_across, taps = job->taps_down * across;
+    const ptrdiff_t above = job->is_padded ? 0 : (ptrdiff_t)job->taps_down / 2;
+    const ptrdiff_t before = job->is_padded ? 0 : (ptrdiff_t)across / 2;
+    const ptrdiff_t height = (ptrdiff_t)job->height, width = (ptrdiff_t)job->width;
+    size_t image = pixel / area, within = pixel % area;
+    ptrdiff_t y = (ptrdiff_t)(within / job->width), x = (ptrdiff_t)(within % job->width);
     for (size_t i = 0; i < rows; i++) {
-        const size_t image = (pixel + i) / area, within = (pixel + i) % area;
-        const ptrdiff_t y = (ptrdiff_t)(within / job->width) - down, x = (ptrdiff_t)(within % job->width) - across;
         const bf16 *from = job->images + image * job->image_stride;
-        for (size_t tap = 0; tap < job->taps_down * job->taps_across; tap++) {
-            const ptrdiff_t row = y + (ptrdiff_t)(tap / job->taps_across), column = x + (ptrdiff_t)(tap % job->taps_across);
-            const int is_inside = job->is_padded || (row >= 0 && row < (ptrdiff_t)job->height && column >= 0 &&
-                                                     column < (ptrdiff_t)job->width);
+        for (size_t tap = 0, down = 0, right = 0; tap < taps; tap++) {
+            const ptrdiff_t row = y + (ptrdiff_t)down - above, column = x + (ptrdiff_t)right - before;
+            const int is_inside = job->is_padded || (row >= 0 && row < height && column >= 0 && column < width);
             places->images[tap][i] =
                 is_inside ? from + row * (ptrdiff_t)job->row_stride + column * (ptrdiff_t)job->pixel_stride : zeros;
+            if (++right == across) right = 0, down++;
         }
         places->target[i] = job->target + image * job->target_image_stride + within * job->target_stride + output;
         places->other[i] = job->other + image * job->other_image_stride + within * job->other_stride + output;
+        within++;
+        if (++x == width) x = 0, y++;
+        if (y == height) y = 0, within = 0, image++;
     }
 }
 

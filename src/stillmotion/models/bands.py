@@ -76,7 +76,7 @@ class Kernel:
         if self.doubles:
             doubling = DoublingConvolution(self._weight, self._bias, like)
             if is_ours and is_whole:
-                return lambda images, residual, target: _kept(doubling(images), target)
+                return lambda images, residual, target: doubling(images, target)
             return lambda padded, residual, target: doubling.of_padded(padded, target)
         if self._weight.shape[2] == 3 if is_ours else is_even and _saves(self._weight, like):
             # In bfloat16 along one axis alone: it rounds its sums, and along both that would be seen in the frames.
@@ -86,13 +86,7 @@ class Kernel:
                 return lambda images, residual, target: winograd(images, residual, target=target)
             return lambda padded, residual, target: winograd.of_padded(padded, residual, None, target)
         convolution = Convolution(self._weight, self._bias, like, is_padded=not is_whole)
-
-        def run(images: Tensor, residual: Tensor | None, target: Tensor | None) -> Tensor:
-            if residual is not None and residual is target:
-                return convolution(images, residual, in_place=True)
-            return _kept(convolution(images, residual), target)
-
-        return run
+        return lambda images, residual, target: convolution(images, residual, target=target)
 
 
 def kernel_of(conv: nn.Conv2d, device: torch.device, doubles: bool = False) -> Kernel:

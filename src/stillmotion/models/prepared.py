@@ -208,7 +208,8 @@ class Prepared:
             self._is_settled = True
         embedding = F.silu(unet.embed(c_noise[:1].expand(2), self._numbers, x.dtype))
         pixels = x.permute(0, 1, 3, 4, 2).contiguous()
-        skips = [_framewise(pixels, _convolution(unet.conv_in, pixels.flatten(0, 1)))]
+        first = _convolution(unet.conv_in, pixels.flatten(0, 1))
+        skips = [_framewise(pixels, lambda rows, target: first(rows, target=target))]
         for level in unet.down_blocks:
             skips += self._down(cast(DownLevel, level), skips[-1], embedding)
         before, after = _as_kind(SpatioTemporalResnet, unet.mid_block.resnets)
@@ -219,7 +220,7 @@ class Prepared:
         for level in unet.up_blocks:
             h = self._up(cast(UpLevel, level), h, skips, embedding)
         last = _convolution(unet.conv_out, h.flatten(0, 1))
-        h = _framewise(h, lambda rows: _left(rows, unet.conv_norm_out, last))
+        h = _framewise(h, lambda rows, target: _left(rows, unet.conv_norm_out, last, target))
         return h.permute(0, 1, 4, 2, 3)
 
     def _down(self, level: DownLevel, h: Tensor, embedding: Tensor) -> list[Tensor]:
@@ -263,7 +264,8 @@ class Prepared:
         conv1, conv2 = (self._convolution(layer, like, pixels) for layer in (spatial.conv1, spatial.conv2))
         shortcut = spatial.conv_shortcut and self._product(spatial.conv_shortcut, like)
         shift, layers = _shift(spatial, embedding), (conv1, conv2, shortcut)
-        h = _framewise(x, lambda rows: _within_frames(rows, spatial.norm1, spatial.norm2, layers, shift))
+        norms = spatial.norm1, spatial.norm2
+        h = _framewise(x, lambda rows, target: _within_frames(rows, norms, layers, shift, target))
         self._across_frames(block, h.flatten(2, 3), _shift(temporal, embedding))
         return h
 
@@ -272,7 +274,7 @@ class Prepared:
     ) -> Float[Tensor, "b t h w c"]:
         like = _at_once(x)
         enter, leave = self._product(layer.proj_in, like), self._product(layer.proj_out, like)
-        tokens = _framewise(x, lambda rows: _entered(rows, layer.norm, enter)).flatten(2, 3)
+        tokens = _framewise(x, lambda rows, target: _entered(rows, layer.norm, enter, target)).flatten(2, 3)
         position = self._position(layer, x.shape[1], tokens)
         blocks = zip(
             _as_kind(SpatialTransformerBlock, layer.transformer_blocks),
@@ -282,8 +284,11 @@ class Prepared:
         for spatial_block, temporal_block in blocks:
             self._attend_within(spatial_block, tokens)
             self._attend_across(temporal_block, tokens, position, self._shares[layer.time_mixer])
-        rows = zip(*(each.flatten(0, 1).split(len(like)) for each in (tokens.view_as(x), x)), strict=True)
-        return torch.cat([_added_to(part, leave, residual) for part, residual in rows]).view_as(x)
+        made = torch.empty_like(x)
+        each = (whole.flatten(0, 1).split(len(like)) for whole in (tokens.view_as(x), x, made))
+        for part, residual, target in zip(*each, strict=True):
+            _add_to(part, leave, residual, target)
+        return made
 
     def _attend_within(self, block: SpatialTransformerBlock, tokens: Float[Tensor, "b t n c"]) -> None:
         """The block of each frame, in place, some frames at a time."""
@@ -321,7 +326,8 @@ class Prepared:
     ) -> None:
         """The temporal half of a residual block and its blend, in place."""
         temporal, share = block.temporal_res_block, self._shares[block.time_mixer]
-        pixels = max(1, _pixels_at_once(x) // (x.shape[0] * x.shape[1]))
+        # Our own code goes through a tensor in parts that fit into the cache by itself.
+        pixels = x.shape[2] if is_own(x) else max(1, _pixels_at_once(x) // (x.shape[0] * x.shape[1]))
         like = x[:, :, :pixels]
         total = x.shape[:3].numel()
         conv1, conv2 = (self._convolution(layer, like, total) for layer in (temporal.conv1, temporal.conv2))
@@ -386,15 +392,15 @@ class _Feed:
 @region()
 def _within_frames(
     rows: Float[Tensor, "r h w c"],
-    norm1: nn.GroupNorm,
-    norm2: nn.GroupNorm,
+    norms: tuple[nn.GroupNorm, nn.GroupNorm],
     layers: tuple[AnyConvolution, AnyConvolution, Product | None],
     shift: Float[Tensor, " c2"],
+    target: Float[Tensor, "r h w c2"] | None,
 ) -> Float[Tensor, "r h w c2"]:
     """A residual block of single frames; its layers are two convolutions and the shortcut's product."""
     conv1, conv2, shortcut = layers
-    h = conv1(_activated(rows, norm1), shift=shift)
-    return conv2(_activated(h, norm2), rows if shortcut is None else shortcut(rows))
+    h = conv1(_activated(rows, norms[0]), shift=shift)
+    return conv2(_activated(h, norms[1]), rows if shortcut is None else shortcut(rows), target=target)
 
 
 @region()
@@ -421,8 +427,10 @@ def _move(x: Tensor, change: Tensor, frame_share: float | Tensor) -> None:
 
 
 @region()
-def _entered(rows: Float[Tensor, "r h w c"], norm: nn.GroupNorm, enter: Product) -> Float[Tensor, "r h w c"]:
-    return enter(_normalised(rows, norm))
+def _entered(
+    rows: Float[Tensor, "r h w c"], norm: nn.GroupNorm, enter: Product, target: Float[Tensor, "r h w c"] | None
+) -> Float[Tensor, "r h w c"]:
+    return enter(_normalised(rows, norm), target=target)
 
 
 @region()
@@ -451,13 +459,15 @@ def _blend_across(
 
 
 @region()
-def _added_to(rows: Float[Tensor, "r h w c"], leave: Product, residual: Tensor) -> Float[Tensor, "r h w c"]:
-    return leave.with_other(rows, residual, "add")
+def _add_to(rows: Float[Tensor, "r h w c"], leave: Product, residual: Tensor, target: Tensor) -> None:
+    leave.with_other(rows, residual, "add", target)
 
 
 @region()
-def _left(rows: Float[Tensor, "r h w c"], norm: nn.GroupNorm, last: AnyConvolution) -> Float[Tensor, "r h w d"]:
-    return last(_activated(rows, norm))
+def _left(
+    rows: Float[Tensor, "r h w c"], norm: nn.GroupNorm, last: AnyConvolution, target: Float[Tensor, "r h w d"] | None
+) -> Float[Tensor, "r h w d"]:
+    return last(_activated(rows, norm), target=target)
 
 
 def _pixelwise(
@@ -468,10 +478,18 @@ def _pixelwise(
 
 
 def _framewise(
-    x: Float[Tensor, "b t h w c"], run: Callable[[Float[Tensor, "r h w c"]], Float[Tensor, "r h2 w2 d"]]
+    x: Float[Tensor, "b t h w c"],
+    run: Callable[[Float[Tensor, "r h w c"], Float[Tensor, "r h2 w2 d"] | None], Float[Tensor, "r h2 w2 d"]],
 ) -> Float[Tensor, "b t h2 w2 d"]:
-    """Apply a function of frames to a few frames at a time."""
-    return torch.cat([run(rows) for rows in x.flatten(0, 1).split(_rows_at_once(x))]).unflatten(0, x.shape[:2])
+    """Apply a function of frames, and of where its result goes, to a few frames at a time."""
+    frames, at_once = x.flatten(0, 1), _rows_at_once(x)
+    made = run(frames[:at_once], None)
+    if len(made) < len(frames):
+        first, made = made, made.new_empty(len(frames), *made.shape[1:])
+        made[: len(first)] = first
+        for rows, target in zip(frames[at_once:].split(at_once), made[at_once:].split(at_once), strict=True):
+            run(rows, target)
+    return made.unflatten(0, x.shape[:2])
 
 
 def _rows_at_once(x: Float[Tensor, "b t h w c"]) -> int:

@@ -58,13 +58,23 @@ class Product:
         x: Float[Tensor, "... d"],
         then: Literal["none", "gelu"] = "none",
         shift: Float[Tensor, " e"] | None = None,
+        target: Float[Tensor, "... e"] | None = None,
     ) -> Float[Tensor, "... e"]:
-        """The product, or GELU of it. `shift` is added to the bias."""
-        if self._is_own:
-            own = self._own_bias if shift is None else self._own_bias + shift
-            made = operations.convolve(_as_row(x), self._weight, own, _ONCE).view(*x.shape[:-1], self.outputs)
-            return F.gelu(made) if then == "gelu" else made
+        """The product, or GELU of it; into `target` where it is given. `shift` is added to the bias."""
+        if self._is_own and then == "none":
+            own, into = (
+                self._own_bias if shift is None else self._own_bias + shift,
+                None if target is None else _as_row(target),
+            )
+            made = operations.convolve(_as_row(x), self._weight, own, _ONCE, target=into)
+            return made.view(*x.shape[:-1], self.outputs)
+        made = self._then(x, then, shift)
+        return made if target is None else target.copy_(made)
+
+    def _then(self, x: Tensor, then: Literal["none", "gelu"], shift: Tensor | None) -> Tensor:
         bias = self.bias if shift is None or self.bias is None else self.bias + shift
+        if self._is_own:
+            return F.gelu(self(x, shift=shift))
         if self._is_fused:
             algorithm = "none" if then == "gelu" else ""  # exact GELU, not its approximation by tanh
             return torch.ops.mkldnn._linear_pointwise(x, self._weight, bias, then, [], algorithm)
@@ -72,12 +82,23 @@ class Product:
         return F.gelu(made) if then == "gelu" else made
 
     def with_other(
-        self, x: Float[Tensor, "... d"], other: Float[Tensor, "... e"], how: Literal["add", "mul"]
+        self,
+        x: Float[Tensor, "... d"],
+        other: Float[Tensor, "... e"],
+        how: Literal["add", "mul"],
+        target: Float[Tensor, "... e"] | None = None,
     ) -> Float[Tensor, "... e"]:
-        """The product, plus or times another tensor."""
+        """The product, plus or times another tensor; into `target` where it is given, which may be `other`."""
         if self._is_own and how == "add":
-            made = operations.convolve(_as_row(x), self._weight, self._own_bias, _ONCE, "add", _as_row(other))
-            return made.view(other.shape)
+            into = None if target is None else _as_row(target)
+            made = operations.convolve(
+                _as_row(x), self._weight, self._own_bias, _ONCE, "add", _as_row(other), target=into
+            )
+            return made.view(other.shape) if target is None else target
+        made = self._with_other(x, other, how)
+        return made if target is None else target.copy_(made)
+
+    def _with_other(self, x: Tensor, other: Tensor, how: Literal["add", "mul"]) -> Tensor:
         if self._is_fused and not self._is_own:
             return torch.ops.mkldnn._linear_pointwise.binary(x, other, self._weight, self.bias, how)
         made = self(x)
@@ -142,39 +163,40 @@ class Convolution:
         x: Float[Tensor, "r h w c"],
         residual: Float[Tensor, "r h2 w2 d"] | None = None,
         shift: Float[Tensor, " d"] | None = None,
-        in_place: bool = False,
+        target: Float[Tensor, "r h2 w2 d"] | None = None,
     ) -> Float[Tensor, "r h2 w2 d"]:
-        """The convolution, plus `residual`. `shift` is added to the bias. in_place: `residual` becomes the result."""
+        """The convolution, plus `residual`, into `target` where it is given, which may be `residual`.
+
+        `shift` is added to the bias.
+        """
         if self.is_own:
-            return self._own(x, residual, shift, in_place)
+            bias, how = self._own_bias if shift is None else self._own_bias + shift, "" if residual is None else "add"
+            kept = {"other": residual, "is_padded": self._is_padded, "target": target}
+            return operations.convolve(x, self._weight, bias, self._taps, how, **kept)
+        is_in_place = residual is not None and residual is target
+        made = self._convolved(x, residual, shift, is_in_place)
+        return made if target is None or is_in_place else target.copy_(made)
+
+    def _convolved(self, x: Tensor, residual: Tensor | None, shift: Tensor | None, is_in_place: bool) -> Tensor:
         image, bias = x.permute(0, 3, 1, 2), self._bias if shift is None or self._bias is None else self._bias + shift
         if self.is_fused:
-            return self._fused(image, bias, residual, in_place).permute(0, 2, 3, 1)
+            return self._fused(image, bias, residual, is_in_place).permute(0, 2, 3, 1)
         if x.device.type == "cpu":
             image = image.contiguous()
         made = F.conv2d(image, self._weight, bias, padding=self._padding).permute(0, 2, 3, 1).contiguous()
         if residual is None:
             return made
-        return residual.add_(made) if in_place else made.add_(residual)
+        return residual.add_(made) if is_in_place else made.add_(residual)
 
-    def _own(self, x: Tensor, residual: Tensor | None, shift: Tensor | None, in_place: bool) -> Tensor:
-        bias = self._own_bias if shift is None else self._own_bias + shift
-        how = "" if residual is None else "add"
-        target = residual if in_place and residual is not None and operations.are_rows_in_turn(residual) else None
-        made = operations.convolve(
-            x, self._weight, bias, self._taps, how, residual, is_padded=self._is_padded, target=target
-        )
-        return residual.copy_(made) if in_place and residual is not None and target is None else made
-
-    def _fused(self, image: Tensor, bias: Tensor | None, residual: Tensor | None, in_place: bool) -> Tensor:
+    def _fused(self, image: Tensor, bias: Tensor | None, residual: Tensor | None, is_in_place: bool) -> Tensor:
         fixed = (self._weight, bias, self._padding, _ONCE, _ONCE, 1)
         if residual is None:
             return torch.ops.mkldnn._convolution_pointwise(image, *fixed, "none", [], "")
         other, sum_up = residual.permute(0, 3, 1, 2), ("add", 1.0, None, [], None)
-        if in_place and residual.is_contiguous():
+        if is_in_place and residual.is_contiguous():
             return torch.ops.mkldnn._convolution_pointwise_.binary(other, image, *fixed, *sum_up)
         made = torch.ops.mkldnn._convolution_pointwise.binary(image, other, *fixed, *sum_up)
-        return other.copy_(made) if in_place else made
+        return other.copy_(made) if is_in_place else made
 
 
 class TinyConvolution:
@@ -197,11 +219,13 @@ class TinyConvolution:
         x: Float[Tensor, "r h w c"],
         residual: Float[Tensor, "r h w d"] | None = None,
         shift: Float[Tensor, " d"] | None = None,
+        target: Float[Tensor, "r h w d"] | None = None,
     ) -> Float[Tensor, "r h w d"]:
-        """The convolution, plus `residual`. `shift` is added to the bias."""
+        """The convolution, plus `residual`, into `target` where it is given. `shift` is added to the bias."""
         pixels = x.flatten(1)
         made = torch.stack([product(pixels, shift=shift) for product in self._products], dim=1).view(*x.shape[:3], -1)
-        return made if residual is None else made.add_(residual)
+        made = made if residual is None else made.add_(residual)
+        return made if target is None else target.copy_(made)
 
 
 def is_tiny(weight: Float[Tensor, "d c i j"], like: Float[Tensor, "r h w c"]) -> bool:

@@ -167,19 +167,20 @@ class DoublingConvolution:
         else:
             self._products = _products(weight, bias, SUMS_OF_TAPS_DOUBLED, like.shape[:3].numel())
 
-    def __call__(self, x: Float[Tensor, "r h w c"]) -> Float[Tensor, "r h2 w2 d"]:
-        """Height and width double."""
+    def __call__(
+        self, x: Float[Tensor, "r h w c"], target: Float[Tensor, "r h2 w2 d"] | None = None
+    ) -> Float[Tensor, "r h2 w2 d"]:
+        """Height and width double; into `target` where it is given."""
         if self._is_own:
-            return operations.convolve_in_sums(x, self._weights, self._bias, ("doubled", "doubled"))
-        return self.of_padded(F.pad(x, (0, 0, 1, 1, 1, 1)))
+            return self._own(x, target, is_padded=False)
+        return self.of_padded(F.pad(x, (0, 0, 1, 1, 1, 1)), target)
 
     def of_padded(
         self, padded: Float[Tensor, "r h2 w2 c"], target: Float[Tensor, "r h3 w3 d"] | None = None
     ) -> Float[Tensor, "r h3 w3 d"]:
         """The same of images with their margins, into `target` where it is given."""
         if self._is_own:
-            axes: tuple[operations.Axis, operations.Axis] = ("doubled", "doubled")
-            return operations.convolve_in_sums(padded, self._weights, self._bias, axes, is_padded=True, target=target)
+            return self._own(padded, target, is_padded=True)
         if target is None:
             images, height, width, _ = padded.shape
             target = padded.new_empty(images, 2 * height - 4, 2 * width - 4, self._outputs)
@@ -194,6 +195,10 @@ class DoublingConvolution:
             torch.add(m0, m1, out=target[:, i::2, ::2])
             torch.add(m1, m3, out=target[:, i::2, 1::2])
         return target
+
+    def _own(self, x: Tensor, target: Tensor | None, is_padded: bool) -> Tensor:
+        kept = {"is_padded": is_padded, "target": target}
+        return operations.convolve_in_sums(x, self._weights, self._bias, ("doubled", "doubled"), **kept)
 
 
 def suits(weight: Float[Tensor, "d c i j"], like: Float[Tensor, "r h w c"], pixels: int, is_kept: bool = False) -> bool:
