@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from stillmotion.kernels import operations
+from stillmotion.kernels.library import absence
 from stillmotion.models.autoencoder import Autoencoder, AutoencoderConfig
 from stillmotion.models.components import Components
 from stillmotion.models.image_encoder import ImageEncoderConfig, build_image_encoder
@@ -40,6 +42,16 @@ def _redraw(network: nn.Module, seed: int = 0) -> None:
         else:
             value = 0.3 * draw
         parameter.data.copy_(value)
+
+
+@pytest.fixture(params=["compiled", "torch"])
+def either_code(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Runs a test by our own compiled code, and by torch's operations alone: bfloat16 on a CPU goes by either."""
+    if request.param == "torch":
+        monkeypatch.setattr(operations, "are_here", lambda: False)
+    elif absence() is not None:
+        pytest.skip(f"the compiled code is not here: {absence()}")
+    return request.param
 
 
 @pytest.fixture

@@ -31,9 +31,14 @@ def are_here() -> bool:
     return library() is not None
 
 
+def serve(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether these functions are for tensors of this precision there, and run on this processor."""
+    return dtype == torch.bfloat16 and device.type == "cpu" and are_here()
+
+
 def takes(x: Tensor) -> bool:
-    """Whether a tensor is of the kind that these functions are for."""
-    return x.dtype == torch.bfloat16 and x.device.type == "cpu" and are_here()
+    """Whether these functions are for a tensor."""
+    return serve(x.dtype, x.device)
 
 
 def takes_weights(weight: Float[Tensor, "d c i j"], is_gated: bool = False) -> bool:

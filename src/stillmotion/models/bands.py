@@ -24,6 +24,9 @@ _Run = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
 LEAST_CHANNELS = 128
 LEAST_CHANNELS_OVER_TIME = 256
 LEAST_PIXELS = 512
+# How often a band is held at once: before, convolved, and on its way; with torch's operations for Winograd's sums of
+# inputs and of products, along rows or along both axes.
+PLAIN_BANDS, ROW_BANDS, BANDS = 3, 6, 9
 
 
 class Kernel:
@@ -87,6 +90,11 @@ class Kernel:
             return lambda padded, residual, target: winograd.of_padded(padded, residual, None, target)
         convolution = Convolution(self._weight, self._bias, like, is_padded=not is_whole)
         return lambda images, residual, target: convolution(images, residual, target=target)
+
+
+def is_summed_apart(channels: int, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether the sums of a convolution's inputs and taps take memory: our own code makes few of them at a time."""
+    return device.type == "cpu" and channels >= LEAST_CHANNELS and not operations.serve(dtype, device)
 
 
 def kernel_of(conv: nn.Conv2d, device: torch.device, doubles: bool = False) -> Kernel:
@@ -160,10 +168,10 @@ def spans(total: int, at_once: int) -> Iterator[tuple[int, int]]:
 
 
 def _bands(height: int, rows: int) -> Iterator[tuple[int, int]]:
-    """Of even height where that is possible."""
-    if height % 2 or rows < 2:
+    """Of even height but for the last, so that rows pair up alike in each."""
+    if rows < 2:
         return spans(height, rows)
-    return ((2 * top, 2 * bottom) for top, bottom in spans(height // 2, rows // 2))
+    return ((2 * top, min(2 * bottom, height)) for top, bottom in spans(-(-height // 2), rows // 2))
 
 
 def _framed(

@@ -19,14 +19,13 @@ from ..nn.attention import FrameAttention
 from ..nn.resample import Downsample
 from ..nn.resnet import ResnetBlock
 from .autoencoder import Autoencoder, AutoencoderConfig, Encoder, EncoderLevel, Moments
-from .bands import LEAST_CHANNELS, kernel_of, spans, within_frames
+from .bands import BANDS, PLAIN_BANDS, ROW_BANDS, is_summed_apart, kernel_of, spans, within_frames
 from .moments import Moments as Statistics
 from .moments import affine, joined, moments_of, pooled
 from .parked import Park, Room, keep_heap
-from .streamed_steps import BANDS, Run, attend_within, kernels_of, run_in, twice_within
+from .streamed_steps import Run, attend_within, kernels_of, run_in, twice_within
 
 ROWS = 64
-ROW_BANDS = 6  # what a band comes to with Winograd's sums along rows alone
 Parked = tuple[Float[Tensor, "1 h w c"], Statistics]
 Made = tuple[Float[Tensor, "1 h2 w2 c2"], Statistics]
 
@@ -74,15 +73,15 @@ def encode_peak_bytes(
     (height, width), inputs, peak, laid_out = size, cfg.channels[0], 0, 0
     for level, channels in enumerate(cfg.channels):
         pixels, widest = height * width, max(inputs, channels)
-        wide = BANDS if dtype == torch.float32 else ROW_BANDS
-        sums = wide if is_cpu and widest >= LEAST_CHANNELS else 3
-        band = sums * (min(height, run.rows(height, width, widest)) + 2) * width * widest
+        is_summed = is_summed_apart(widest, dtype, device)
+        bands = (BANDS if dtype == torch.float32 else ROW_BANDS) if is_summed else PLAIN_BANDS
+        band = bands * (min(height, run.rows(height, width, widest)) + 2) * width * widest
         held = pixels * (channels + (widest if inputs != channels else 0) + channels)
         tokens = 6 * pixels * channels if level == len(cfg.channels) - 1 else 0
         peak = max(peak, is_here * held + band, is_here * pixels * channels + tokens)
         # Two convolutions of 3x3 taps laid out, and the larger one's taps summed in float32.
         taps = 9 * channels * widest
-        laid_out = max(laid_out, 4 * taps + 3 * taps * (torch.float32.itemsize // dtype.itemsize or 1))
+        laid_out = max(laid_out, 4 * taps + 3 * is_summed * taps * (torch.float32.itemsize // dtype.itemsize or 1))
         height, width, inputs = (height, width, inputs) if level == len(cfg.channels) - 1 else (
             height // 2, width // 2, channels
         )  # fmt: skip

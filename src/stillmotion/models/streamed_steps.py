@@ -16,10 +16,12 @@ from ..nn.resample import Upsample
 from ..nn.resnet import ResnetBlock, SpatioTemporalResnet
 from .autoencoder import Decoder, DecoderLevel
 from .bands import (
-    LEAST_CHANNELS,
+    BANDS,
+    PLAIN_BANDS,
     Kernel,
     across_frames,
     add_into,
+    is_summed_apart,
     kernel_of,
     spans,
     temporal_kernel,
@@ -34,8 +36,8 @@ from .parked import Clip, Passing, Room
 CACHE_BYTES = 8 * 2**20
 # The same elsewhere: enough to fill the device, little beside one frame of the released size.
 DEVICE_BYTES = 256 * 2**20
-# What a band comes to with Winograd's sums and products of it, and what a range of pixels does.
-BANDS, COLUMNS = 9, 6
+# What a range of pixels comes to with Winograd's sums and products of it, and without.
+COLUMNS, PLAIN_COLUMNS = 6, 4
 LEAST_ROWS = 8  # fewer would spend more on their two neighbouring rows than they save
 LEAST_PIXELS = 64
 
@@ -236,8 +238,14 @@ def peak_bytes(run: Run, decoder: Decoder, frames: int, height: int, width: int)
         is_passing = run.rows_at_once is not None or run.rows(height, width, widest) < height
         is_doubled = step.doubling is not None and step.within.conv_shortcut is not None
         passing = max(passing, group * (is_passing * after + is_doubled * height * width * inputs))
-        is_summed = device.type == "cpu" and widest >= LEAST_CHANNELS
-        band = (BANDS if is_summed else 3) * group * min(height, run.rows(height, width, widest) + 2) * width * widest
+        is_summed = is_summed_apart(widest, run.room.dtype, device)
+        band = (
+            (BANDS if is_summed else PLAIN_BANDS)
+            * group
+            * min(height, run.rows(height, width, widest) + 2)
+            * width
+            * widest
+        )
         between = 0 if step.changes_shape else between
         within = is_here * (between + (parked if step.changes_shape else frames * after)) + passes_here * passing + band
         across = 0
@@ -245,11 +253,11 @@ def peak_bytes(run: Run, decoder: Decoder, frames: int, height: int, width: int)
             keeps = run.keeps_hidden or not step.is_full_size
             column = len(run.columns(frames, height * width, channels)[0])
             between = keeps * frames * after
-            ranges = (COLUMNS if is_summed else 4) * frames * column * channels
+            ranges = (COLUMNS if is_summed else PLAIN_COLUMNS) * frames * column * channels
             across = is_here * (between + frames * after) + passes_here * passing + ranges
         weights = sum(p.numel() for p in step.resnet.parameters()) + 4 * _doubling_weights(step)
         largest = max(p.numel() for p in step.resnet.parameters()) * (torch.float32.itemsize // size or 1)
-        laid_out = max(laid_out, 2 * weights + 3 * largest)
+        laid_out = max(laid_out, 2 * weights + 3 * is_summed * largest)
         peak = max(peak, within, across) if device.type == "cpu" else max(peak, within + weights, across + weights)
     images = frames * height * width * decoder.conv_out.out_channels
     peak = max(peak, is_here * frames * height * width * channels + images, 3 * images)

@@ -65,6 +65,7 @@ def test_in_single_precision_it_differs_by_rounding(unet: UNet, size: dict[str, 
     assert compare(unet, torch.float32, frames=4, **size) < 5e-5
 
 
+@pytest.mark.usefixtures("either_code")
 def test_in_half_precision_it_is_as_far_from_the_truth_as_the_plain_network(unet: UNet) -> None:
     x, c_noise, context, numbers = inputs(unet.cfg, height=12, width=10)
     with torch.inference_mode():
@@ -108,6 +109,7 @@ def products_made(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.usefixtures("either_code")
 def test_weights_of_a_large_network_stay_in_order_as_asked(
     unet: UNet, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
 ) -> None:

@@ -44,6 +44,7 @@ def test_bands_change_nothing(how: dict[str, Any], size: tuple[int, int]) -> Non
 
 
 @pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-5), (torch.bfloat16, 0.1)])
+@pytest.mark.usefixtures("either_code")
 def test_other_precisions_differ_by_rounding(dtype: torch.dtype, most: float) -> None:
     exact = autoencoder(dataclasses.replace(CFG, channels=(128, 128)))
     frames = torch.rand(1, 1, 3, 64, 64, dtype=torch.float64) * 2 - 1

@@ -80,6 +80,7 @@ def test_in_float32_every_chunk_gives_the_same_bits(temporal: Autoencoder) -> No
     assert all(torch.equal(found[0], each) for each in found)
 
 
+@pytest.mark.usefixtures("either_code")
 def test_in_bfloat16_it_is_as_near_to_float64_as_decode(temporal: Autoencoder) -> None:
     z = latents(1, 4, 4, 6, 5)
     exact = temporal.double().decode(z.double())
@@ -99,17 +100,18 @@ def wide(redraw: Callable[..., None]) -> Autoencoder:
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 3.0), (torch.bfloat16, 1.2)])
 @pytest.mark.parametrize("frames", [4, 3])
+@pytest.mark.usefixtures("either_code")
 def test_with_the_fewest_products_it_stays_near_to_float64(
     wide: Autoencoder, dtype: torch.dtype, bound: float, frames: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kinds: list[bool] = []
-    before = WinogradConvolution.of_padded
+    before = WinogradConvolution.__init__
 
-    def noted(self: WinogradConvolution, *given: Any) -> Tensor:
+    def noted(self: WinogradConvolution, *given: Any, **how: Any) -> None:
         kinds.append(True)
-        return before(self, *given)
+        before(self, *given, **how)
 
-    monkeypatch.setattr(bands.WinogradConvolution, "of_padded", noted)
+    monkeypatch.setattr(bands.WinogradConvolution, "__init__", noted)
     monkeypatch.setattr(bands, "LEAST_PIXELS", 1)
     z = latents(1, frames, 4, 6, 5, dtype=dtype)
     wide.to(dtype)

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from stillmotion.nn.products import SMALL_FRAME, Convolution, Product, TinyConvolution, is_fused, is_tiny
+from stillmotion.nn.products import SMALL_FRAME, Convolution, GatedProduct, Product, TinyConvolution, is_fused, is_tiny
 
+pytestmark = pytest.mark.usefixtures("either_code")
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 
 
@@ -31,8 +32,23 @@ def test_products(dtype: torch.dtype, rows: tuple[int, ...]) -> None:
         close(product(x, "gelu"), F.gelu(expected), dtype)
         close(product.with_other(x, other, "add"), expected + other.double(), dtype)
         close(product.with_other(x, other, "mul"), expected * other.double(), dtype)
+        target = torch.empty_like(other)
+        close(product.with_other(x, other, "add", target), expected + other.double(), dtype)
+        assert torch.equal(target, product.with_other(x, other, "add"))
+        assert product(x, target=target) is target and torch.equal(target, product(x))
         close(Product(weight, None, 4)(x), expected - bias.double(), dtype)
     assert torch.equal(other, kept)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("hidden", [64, 40])
+def test_gated_products(dtype: torch.dtype, hidden: int) -> None:
+    draw = torch.Generator().manual_seed(0)
+    sizes = (3, 5, 24), (2 * hidden, 24), (2 * hidden,)
+    x, weight, bias = (torch.randn(size, generator=draw).to(dtype) for size in sizes)
+    value, gate = F.linear(x.double(), weight.double(), bias.double()).chunk(2, dim=-1)
+    with torch.inference_mode():
+        close(GatedProduct(weight, bias, rows=15)(x), value * F.gelu(gate), dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -50,7 +66,12 @@ def test_convolutions(dtype: torch.dtype, size: tuple[int, int, int], kernel: tu
         convolution = Convolution(weight, bias, x)
         close(convolution(x), expected, dtype)
         close(convolution(x, residual), expected + residual.double(), dtype)
-    assert torch.equal(residual, kept)
+        assert torch.equal(residual, kept)
+        target = torch.empty_like(residual)
+        assert convolution(x, target=target) is target
+        close(target, expected, dtype)
+        close(convolution(x, residual, target=residual), expected + kept.double(), dtype)
+        close(residual, expected + kept.double(), dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from stillmotion.kernels import operations
 from stillmotion.nn.winograd import DoublingConvolution, WinogradConvolution, suits
 
+pytestmark = pytest.mark.usefixtures("either_code")
 TOLERANCES = {torch.float64: 1e-13, torch.float32: 3e-6, torch.bfloat16: 3e-2}
 
 
@@ -109,7 +111,8 @@ def test_how_far_it_is_from_the_truth_beside_the_plain_convolution(tile: Literal
         ((2, 14, 64), 320, (3, 1), torch.bfloat16, 28 * 1024, False),
     ],
 )
-def test_what_it_suits(
+def test_what_it_suits_by_torch_alone(
+    monkeypatch: pytest.MonkeyPatch,
     size: tuple[int, int, int],
     channels: int,
     kernel: tuple[int, int],
@@ -117,5 +120,18 @@ def test_what_it_suits(
     pixels: int,
     verdict: bool,
 ) -> None:
+    monkeypatch.setattr(operations, "are_here", lambda: False)
     x, weight = torch.zeros(*size, channels, dtype=dtype), torch.zeros(channels, channels, *kernel, dtype=dtype)
     assert suits(weight, x, pixels) == (verdict and torch.backends.mkldnn.is_available())
+
+
+@pytest.mark.parametrize(
+    ("kernel", "pixels", "is_kept", "verdict"),
+    [((3, 3), 28, True, True), ((3, 1), 28, True, True), ((1, 1), 28, True, False), ((3, 3), 28, False, False)],
+)
+def test_what_it_suits_by_our_own_code(
+    either_code: str, kernel: tuple[int, int], pixels: int, is_kept: bool, verdict: bool
+) -> None:
+    if either_code == "compiled":
+        x, weight = torch.zeros(1, 3, 5, 32).bfloat16(), torch.zeros(32, 32, *kernel).bfloat16()
+        assert suits(weight, x, pixels, is_kept) == verdict
