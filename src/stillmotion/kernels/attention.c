@@ -71,12 +71,12 @@ static float soften(float *scores, size_t tokens, size_t padded, float scale) {
     __m512 most = _mm512_set1_ps(-__builtin_inff());
     for (size_t key = 0; key < tokens; key += LANES)
         most = _mm512_mask_max_ps(most, first(tokens - key), most, _mm512_loadu_ps(scores + key));
-    const __m512 by = _mm512_set1_ps(scale), top = _mm512_set1_ps(_mm512_reduce_max_ps(most) * scale);
+    const __m512 by = _mm512_set1_ps(scale * LOG2_E), top = _mm512_set1_ps(_mm512_reduce_max_ps(most) * (scale * LOG2_E));
     __m512 sum = _mm512_setzero_ps();
     bf16 *weights = (bf16 *)scores;
     for (size_t key = 0; key < padded; key += LANES) {
         const __mmask16 which = key < tokens ? first(tokens - key) : 0;
-        const __m512 weight = _mm512_maskz_mov_ps(which, exponential(_mm512_fmsub_ps(_mm512_loadu_ps(scores + key), by, top)));
+        const __m512 weight = _mm512_maskz_mov_ps(which, power_of_two(_mm512_fmsub_ps(_mm512_loadu_ps(scores + key), by, top)));
         sum = _mm512_add_ps(sum, weight);
         write_half(weights + key, ALL, weight);
     }

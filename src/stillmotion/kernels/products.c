@@ -5,7 +5,7 @@
 #include "team.h"
 #include "vector.h"
 
-enum { TILE = 6, MOST_TAPS = 9 };
+enum { TILE = 6, MOST_TAPS = 9, NEAR_BYTES = 1 << 18 };
 
 // What becomes of a sum: itself, with `other` in its place plus `portion` times it, or one half of outputs times GELU of
 // the other half, which lie in each panel as 32 and 32.
@@ -114,13 +114,26 @@ INLINE void fetch_tile(const Convolution *job, const Places *places, size_t rows
 // As many as any pixel has channels; `stillmotion_most_channels` says how many.
 static const bf16 ZEROS[1 << 14];
 
+// Units of work: a tile under a panel. Pixels whose channels fill a quarter of the second cache stay there while all
+// panels pass by, and a panel while all tiles of these pixels do.
+static void find_unit(const Convolution *job, size_t unit, size_t *pixel, size_t *output) {
+    const size_t pixels = job->count * job->height * job->width, tiles = (pixels + TILE - 1) / TILE;
+    const size_t panels = (job->outputs + PANEL - 1) / PANEL;
+    const size_t wanted = NEAR_BYTES / (sizeof(bf16) * TILE * job->channels), most = wanted < 4 ? 4 : wanted;
+    const size_t block = unit / (most * panels), rest = unit - block * most * panels;
+    const size_t some = at_most(most, tiles - block * most);
+    *pixel = (block * most + rest % some) * TILE;
+    *output = rest / some * PANEL;
+}
+
 static void do_tiles(const void *all, size_t from, size_t to) {
     const Convolution *job = all;
-    const size_t pixels = job->count * job->height * job->width, tiles = (pixels + TILE - 1) / TILE;
+    const size_t pixels = job->count * job->height * job->width;
     const size_t halves = job->how == GATED ? 2 : 1; // of a panel, that make one output
     Places places;
     for (size_t unit = from; unit < to; unit++) {
-        const size_t output = unit / tiles * PANEL, pixel = unit % tiles * TILE;
+        size_t pixel, output;
+        find_unit(job, unit, &pixel, &output);
         const size_t rows = at_most(TILE, pixels - pixel), width = at_most(PANEL, job->outputs - output);
         find_places(job, ZEROS, pixel, rows, output / halves, &places);
         fetch_tile(job, &places, rows, width / halves);
