@@ -38,7 +38,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "evaluation": frozenset({"media", "nn", "config", "errors", "files", "events"}),
     "curation": frozenset({"evaluation", "media", "native", "nn", "hub", "files", "config", "errors", "events"}),
     "training": BELOW_TRAINING,
-    "recipe": frozenset({"presets", "media", "pipelines", "placement", "config", "errors", "files"}),
+    "recipe": frozenset({"kernels", "presets", "media", "pipelines", "placement", "config", "errors", "files"}),
     "tasks": BELOW_TASKS,
     "diffusers_api": BELOW_TASKS - {"training", "curation"},
     "server": FACE,

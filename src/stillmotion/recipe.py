@@ -23,6 +23,7 @@ from pydantic import Field
 
 from .config import config, parse, spelled, to_tree
 from .errors import ConfigError, StillmotionError, UsageError
+from .kernels import library
 from .media.document import MAX_DOCUMENT_BYTES, read_document
 from .media.fitting import Fit
 from .media.formats import Encoding
@@ -266,8 +267,8 @@ def pixels_sha256(frames: UInt8[np.ndarray, "t h w c"]) -> str:
 
 
 def versions() -> dict[str, str]:
-    """The versions of what can change the numbers."""
-    return {name: metadata.version(name) for name in PACKAGES}
+    """The versions of what can change the numbers, and whether our own compiled code makes them."""
+    return {name: metadata.version(name) for name in PACKAGES} | {"kernels": library.name()}
 
 
 def _as_json(made: Recipe | GridRecipe) -> str:

@@ -60,7 +60,7 @@ def test_the_table_says_what_the_design_says() -> None:
     assert allowed["cli"] - allowed["server"] == {"server"}
     assert not allowed["server"] & {"pipelines", "models", "checkpoints", "training", "curation"}
     assert allowed["curation"].isdisjoint({"models", "pipelines", "checkpoints"})
-    assert allowed["recipe"] == {"presets", "media", "pipelines", "placement", "config", "errors", "files"}
+    assert allowed["recipe"] == {"kernels", "presets", "media", "pipelines", "placement", "config", "errors", "files"}
 
 
 COPIED = "def {name}(x):\n" + "".join(f"    x = x + {i}\n" for i in range(11)) + "    return x\n"

@@ -50,6 +50,8 @@ def _print_machine(found: Diagnosis) -> None:
     print(
         f"  {', '.join(machine.features)}; {machine.operations_per_s / 1e9:.0f} GFLOP/s on {machine.placement.device}"
     )
+    kernels = "yes" if machine.without_kernels is None else f"no ({machine.without_kernels})"
+    print(f"  our own compiled code for bfloat16: {kernels}")
     print(f"memory: {_gb(machine.memory_bytes)}, {_gb(machine.memory_free_bytes)} free")
     for each in machine.accelerators:
         memory = f"{_gb(each.memory_bytes)}, {_gb(each.free_bytes)} free"

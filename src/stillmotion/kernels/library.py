@@ -23,6 +23,11 @@ def library() -> ctypes.CDLL | None:
     return loaded if isinstance(loaded, ctypes.CDLL) else None
 
 
+def name() -> str:
+    """The code that bfloat16 on this processor goes by, as one word for records."""
+    return "avx512-bf16" if library() is not None else "none"
+
+
 def absence() -> str | None:
     """Why there is no library, in a few words; None where there is one."""
     loaded = _load()

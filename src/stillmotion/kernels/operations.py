@@ -345,7 +345,7 @@ _Winograd = _structure(
     + _fields(ctypes.c_size_t, "target_row_stride target_image_stride other_row_stride other_image_stride")
     + _fields(ctypes.c_float, "portion")
     + _fields(ctypes.c_int, "down across is_padded")
-    + _fields(ctypes.c_size_t, "tiles_at_once")
+    + _fields(ctypes.c_size_t, "tiles_at_once block")
     + _fields(ctypes.c_void_p, "is_short_of_memory"),
 )
 _Convolution = _structure(

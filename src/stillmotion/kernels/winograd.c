@@ -8,8 +8,9 @@
 #include "team.h"
 #include "vector.h"
 
-// Tiles whose sums lie in the cache together, while all outputs are made of them.
-enum { TILE = 6, BLOCK = 48, MOST_SUMS = 16 };
+// Tiles of a block, whose sums lie in the cache together while all outputs are made of them: few where these are many,
+// measured at 128 to 1,280 channels, but enough for the taps, which then come from farther away.
+enum { TILE = 6, BLOCK = 24, WIDE_BLOCK = 48, WIDE_CHANNELS = 1024, MOST_SUMS = 16 };
 
 // What an axis does: nothing, pairs of outputs under three taps, or each pixel twice, under three taps.
 enum { ALONE, PAIRED, DOUBLED };
@@ -23,7 +24,7 @@ typedef struct {
     size_t target_row_stride, target_image_stride, other_row_stride, other_image_stride;
     float portion; // of the result that is added to `other`, where there is one
     int down, across, is_padded;
-    size_t tiles_at_once; // set here
+    size_t tiles_at_once, block; // set here: tiles of a block, and places for them
     int *is_short_of_memory;
 } Winograd;
 
@@ -92,7 +93,7 @@ INLINE void take_tile(const int down, const int across, const Winograd *job, Til
         UNROLLED for (int v = 0; v < tall; v++) sum_inputs(across, x + v * wide, 1);
         UNROLLED for (int u = 0; u < wide; u++) sum_inputs(down, x + u, wide);
         UNROLLED for (int i = 0; i < tall * wide; i++)
-            write_half(sums + (i * BLOCK + place) * job->channels + channel, which, x[i]);
+            write_half(sums + (i * job->block + place) * job->channels + channel, which, x[i]);
     }
 }
 
@@ -112,8 +113,8 @@ static void multiply_block(const Winograd *job, size_t sums, size_t tiles, size_
     for (size_t sum = 0; sum < sums; sum++, weights += LANES * groups * job->channels)
         for (size_t tile = 0; tile < tiles; tile += TILE) {
             const bf16 *rows[TILE];
-            for (size_t i = 0; i < TILE; i++) rows[i] = inputs + (sum * BLOCK + at_most(tile + i, tiles - 1)) * job->channels;
-            float *into = products + (sum * BLOCK + tile) * PANEL;
+            for (size_t i = 0; i < TILE; i++) rows[i] = inputs + (sum * job->block + at_most(tile + i, tiles - 1)) * job->channels;
+            float *into = products + (sum * job->block + tile) * PANEL;
             switch (groups) {
                 case 1: multiply_tiles(1, rows, weights, pairs, into); break;
                 case 2: multiply_tiles(2, rows, weights, pairs, into); break;
@@ -135,7 +136,7 @@ INLINE void leave_tile(const int down, const int across, const Winograd *job, Ti
     for (size_t group = 0; group < width; group += LANES) {
         __m512 m[MOST_SUMS];
         UNROLLED for (int i = 0; i < tall * wide; i++)
-            m[i] = _mm512_loadu_ps(products + (i * BLOCK + place) * PANEL + group);
+            m[i] = _mm512_loadu_ps(products + (i * job->block + place) * PANEL + group);
         UNROLLED for (int v = 0; v < tall; v++) sum_products(across, m + v * wide, 1);
         UNROLLED for (int u = 0; u < broad; u++) sum_products(down, m + u, wide);
         const __m512 bias = _mm512_loadu_ps(job->bias + output + group);
@@ -170,12 +171,12 @@ static size_t all_tiles(const Winograd *job) {
 static void do_blocks(const void *all, size_t from, size_t to) {
     const Winograd *job = all;
     const size_t sums = inputs_of(job->down) * inputs_of(job->across), tiles = all_tiles(job);
-    float *products = malloc(sums * BLOCK * (sizeof(float) * PANEL + sizeof(bf16) * job->channels));
+    float *products = malloc(sums * job->block * (sizeof(float) * PANEL + sizeof(bf16) * job->channels));
     if (products == NULL) {
         *job->is_short_of_memory = 1;
         return;
     }
-    bf16 *inputs = (bf16 *)(products + sums * BLOCK * PANEL);
+    bf16 *inputs = (bf16 *)(products + sums * job->block * PANEL);
     for (size_t unit = from; unit < to; unit++) {
         const size_t start = unit * job->tiles_at_once;
         if (start >= tiles) break;
@@ -193,9 +194,11 @@ EXPORT int stillmotion_convolve_in_sums(const Winograd *asked, unsigned threads)
     int is_short_of_memory = 0;
     job.is_short_of_memory = &is_short_of_memory;
     // As many blocks as make the threads' work come out even.
-    const size_t tiles = all_tiles(asked), rounds = (tiles + BLOCK * threads - 1) / (BLOCK * threads), blocks = rounds * threads;
+    const size_t most = (job.channels < WIDE_CHANNELS ? BLOCK : WIDE_BLOCK) * threads, tiles = all_tiles(asked);
+    const size_t blocks = (tiles + most - 1) / most * threads;
     if (tiles == 0) return 0;
     job.tiles_at_once = (tiles + blocks - 1) / blocks;
+    job.block = (job.tiles_at_once + TILE - 1) / TILE * TILE;
     share((tiles + job.tiles_at_once - 1) / job.tiles_at_once, threads, do_blocks, &job);
     return is_short_of_memory;
 }

@@ -15,6 +15,7 @@ import torch
 
 from ..errors import StillmotionError
 from ..files import check_writable
+from ..kernels import library
 from ..media.probe import library_versions
 from ..pipelines.plan import copy_rate, matrix_rate
 from ..placement import Placement, resolve
@@ -53,6 +54,8 @@ class Machine:
     threads: int
     # Of the instruction sets that matter to matrix products, those that are there.
     features: tuple[str, ...]
+    # Why our own compiled code for bfloat16 is not used, in a few words; None where it is.
+    without_kernels: str | None
     memory_bytes: int
     memory_free_bytes: int
     accelerators: tuple[Accelerator, ...]
@@ -89,6 +92,7 @@ def look() -> Machine:
         cores=_cores(),
         threads=torch.get_num_threads(),
         features=tuple(sorted(name for name, value in features.items() if value is True)),
+        without_kernels=library.absence(),
         memory_bytes=total,
         memory_free_bytes=free,
         accelerators=accelerators(),

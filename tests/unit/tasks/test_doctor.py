@@ -27,6 +27,7 @@ CPU = Machine(
     cores=2,
     threads=2,
     features=("avx2",),
+    without_kernels="not built for this system",
     memory_bytes=8 * 10**9,
     memory_free_bytes=6 * 10**9,
     accelerators=(),
