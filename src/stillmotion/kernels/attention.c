@@ -11,10 +11,10 @@ enum { TILE = 6, TILES_AT_ONCE = 4, QUERIES = TILE * TILES_AT_ONCE };
 typedef struct {
     const bf16 *queries, *keys, *values;
     bf16 *target;
-    size_t rows, heads, tokens, width;                     // `width` of a head: a multiple of 16 up to 64
-    size_t token_stride, row_stride;                       // of queries, keys and values alike; heads lie side by side
+    size_t rows, heads, tokens, width; // `width` of a head: a multiple of 16 up to 64
+    size_t token_stride, row_stride;   // of queries, keys and values alike; heads lie side by side
     size_t target_token_stride, target_row_stride;
-    float scale;                                           // of scores
+    float scale; // of scores
     int *is_short_of_memory;
 } Attention;
 
@@ -37,7 +37,8 @@ static void lay_values(const Attention *job, const bf16 *values, size_t padded, 
             const __m256i none = _mm256_setzero_si256();
             const __m256i low = token < job->tokens ? _mm256_loadu_si256((const __m256i *)one) : none;
             const __m256i high = token + 1 < job->tokens ? _mm256_loadu_si256((const __m256i *)two) : none;
-            const __m512i both = _mm512_or_si512(_mm512_cvtepu16_epi32(low), _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
+            const __m512i both =
+                _mm512_or_si512(_mm512_cvtepu16_epi32(low), _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
             _mm512_storeu_si512(laid, both);
         }
 }
@@ -45,24 +46,23 @@ static void lay_values(const Attention *job, const bf16 *values, size_t padded, 
 INLINE void score(const int rows, const int groups, const bf16 *const *query, const bf16 *keys, size_t pairs,
                   float *scores, size_t stride) {
     __m512 sums[TILE][4];
-    UNROLLED for (int i = 0; i < rows; i++)
-        UNROLLED for (int j = 0; j < groups; j++) sums[i][j] = _mm512_setzero_ps();
+    EACH (i, rows)
+        EACH (j, groups) sums[i][j] = _mm512_setzero_ps();
     multiply(rows, groups, sums, query, keys, pairs);
-    UNROLLED for (int i = 0; i < rows; i++)
-        UNROLLED for (int j = 0; j < groups; j++) _mm512_storeu_ps(scores + i * stride + LANES * j, sums[i][j]);
+    EACH (i, rows)
+        EACH (j, groups) _mm512_storeu_ps(scores + i * stride + LANES * j, sums[i][j]);
 }
 
 INLINE void mix(const int groups, const bf16 *const *weight, const bf16 *values, size_t pairs, const float *share,
                 bf16 *target, size_t stride, size_t rows) {
     __m512 sums[TILE][4];
-    UNROLLED for (int i = 0; i < TILE; i++)
-        UNROLLED for (int j = 0; j < groups; j++) sums[i][j] = _mm512_setzero_ps();
+    EACH (i, TILE)
+        EACH (j, groups) sums[i][j] = _mm512_setzero_ps();
     multiply(TILE, groups, sums, weight, values, pairs);
-    UNROLLED for (int i = 0; i < TILE; i++) {
+    EACH (i, TILE) {
         if ((size_t)i >= rows) break;
         const __m512 portion = _mm512_set1_ps(share[i]);
-        UNROLLED for (int j = 0; j < groups; j++)
-            write_half(target + i * stride + LANES * j, ALL, _mm512_mul_ps(sums[i][j], portion));
+        EACH (j, groups) write_half(target + i * stride + LANES * j, ALL, _mm512_mul_ps(sums[i][j], portion));
     }
 }
 
@@ -71,12 +71,14 @@ static float soften(float *scores, size_t tokens, size_t padded, float scale) {
     __m512 most = _mm512_set1_ps(-__builtin_inff());
     for (size_t key = 0; key < tokens; key += LANES)
         most = _mm512_mask_max_ps(most, first(tokens - key), most, _mm512_loadu_ps(scores + key));
-    const __m512 by = _mm512_set1_ps(scale * LOG2_E), top = _mm512_set1_ps(_mm512_reduce_max_ps(most) * (scale * LOG2_E));
+    const __m512 by = _mm512_set1_ps(scale * LOG2_E),
+                 top = _mm512_set1_ps(_mm512_reduce_max_ps(most) * (scale * LOG2_E));
     __m512 sum = _mm512_setzero_ps();
     bf16 *weights = (bf16 *)scores;
     for (size_t key = 0; key < padded; key += LANES) {
         const __mmask16 which = key < tokens ? first(tokens - key) : 0;
-        const __m512 weight = _mm512_maskz_mov_ps(which, power_of_two(_mm512_fmsub_ps(_mm512_loadu_ps(scores + key), by, top)));
+        const __m512 weight =
+            _mm512_maskz_mov_ps(which, power_of_two(_mm512_fmsub_ps(_mm512_loadu_ps(scores + key), by, top)));
         sum = _mm512_add_ps(sum, weight);
         write_half(weights + key, ALL, weight);
     }
@@ -89,11 +91,13 @@ static void attend(const Attention *job, const bf16 *queries, const bf16 *keys, 
     const size_t count = at_most(QUERIES, job->tokens - from), tiles = (count + TILE - 1) / TILE;
     const bf16 *rows[QUERIES];
     float share_of[QUERIES];
-    for (size_t i = 0; i < tiles * TILE; i++) rows[i] = queries + at_most(from + i, job->tokens - 1) * job->token_stride;
+    for (size_t i = 0; i < tiles * TILE; i++)
+        rows[i] = queries + at_most(from + i, job->tokens - 1) * job->token_stride;
     for (size_t key = 0; key < padded; key += panel)
         for (size_t tile = 0; tile < tiles; tile++) {
             float *into = scores + tile * TILE * padded + key;
-            if (panel == PANEL) score(TILE, 4, rows + tile * TILE, keys + key * job->width, job->width / 2, into, padded);
+            if (panel == PANEL)
+                score(TILE, 4, rows + tile * TILE, keys + key * job->width, job->width / 2, into, padded);
             else score(TILE, 1, rows + tile * TILE, keys + key * job->width, job->width / 2, into, padded);
         }
     for (size_t i = 0; i < tiles * TILE; i++) {
@@ -106,10 +110,10 @@ static void attend(const Attention *job, const bf16 *queries, const bf16 *keys, 
         const bf16 *const *weights = rows + tile * TILE;
         const float *portions = share_of + tile * TILE;
         switch (job->width / LANES) {
-            case 1: mix(1, weights, values, padded / 2, portions, into, stride, left); break;
-            case 2: mix(2, weights, values, padded / 2, portions, into, stride, left); break;
-            case 3: mix(3, weights, values, padded / 2, portions, into, stride, left); break;
-            default: mix(4, weights, values, padded / 2, portions, into, stride, left);
+        case 1: mix(1, weights, values, padded / 2, portions, into, stride, left); break;
+        case 2: mix(2, weights, values, padded / 2, portions, into, stride, left); break;
+        case 3: mix(3, weights, values, padded / 2, portions, into, stride, left); break;
+        default: mix(4, weights, values, padded / 2, portions, into, stride, left);
         }
     }
 }

@@ -10,7 +10,8 @@ enum { SET = 1024 };
 
 typedef struct {
     const bf16 *images;
-    float *sums; // of each set of each image: per channel the sum, and that of squares, each less the image's first pixel
+    float
+        *sums; // of each set of each image: per channel the sum, and that of squares, each less the image's first pixel
     bf16 *target;
     const float *scale, *shift; // a row of channels for each image, or one for all where `affine_stride` is 0
     const bf16 *weight, *bias;  // of group norm, instead of scale and shift
@@ -28,7 +29,8 @@ static void take_sums(const Norm *job, size_t image, size_t from, size_t to, flo
     for (size_t channel = 0; channel < job->channels; channel += LANES) {
         const __mmask16 which = first(job->channels - channel);
         const __m512 pivot = read_half(start + channel, which);
-        __m512 sum[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()}, square[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+        __m512 sum[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()},
+               square[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
         size_t y = from / job->width, x = from % job->width;
         for (size_t left = to - from; left > 0; y++, x = 0) {
             const size_t run = at_most(left, job->width - x);
@@ -50,7 +52,8 @@ static void do_sums(const void *all, size_t from, size_t to) {
     const size_t sets = sets_of(job), pixels = job->height * job->width;
     for (size_t unit = from; unit < to; unit++) {
         const size_t first_pixel = unit % sets * SET;
-        take_sums(job, unit / sets, first_pixel, at_most(pixels, first_pixel + SET), job->sums + unit * 2 * job->channels);
+        take_sums(job, unit / sets, first_pixel, at_most(pixels, first_pixel + SET),
+                  job->sums + unit * 2 * job->channels);
     }
 }
 
@@ -128,7 +131,8 @@ static void do_apply(const void *all, size_t from, size_t to) {
 
 static void do_affine(const void *all, size_t from, size_t to) {
     const Norm *job = all;
-    for (size_t image = from; image < to; image++) take_affine(job, image, (float *)job->scale + image * job->affine_stride);
+    for (size_t image = from; image < to; image++)
+        take_affine(job, image, (float *)job->scale + image * job->affine_stride);
 }
 
 // Images that are a set each go through all three while they are in the cache.
@@ -178,7 +182,8 @@ EXPORT int stillmotion_moments(const Norm *asked, float *mean, float *variance, 
         for (size_t channel = 0; channel < job.channels; channel++) {
             double its_mean, its_variance;
             channel_moments(&job, job.sums + image * sets * 2 * job.channels,
-                            as_double(job.images[image * job.image_stride + channel]), channel, &its_mean, &its_variance);
+                            as_double(job.images[image * job.image_stride + channel]), channel, &its_mean,
+                            &its_variance);
             mean[image * job.channels + channel] = (float)its_mean;
             variance[image * job.channels + channel] = (float)its_variance;
         }

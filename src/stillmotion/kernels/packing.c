@@ -1,7 +1,4 @@
 // Weights in the order in which products read them: [panel of 64 outputs][tap][pair of channels][output][2].
-#define _DEFAULT_SOURCE
-#include <sys/mman.h>
-
 #include "team.h"
 #include "vector.h"
 
@@ -12,12 +9,6 @@ typedef struct {
     size_t outputs, channels, taps, laid_taps;
     int is_gated; // the first half of outputs are values, the second their gates: 32 and 32 of them in a panel
 } Packing;
-
-// Weights stay, and are read from end to end: in pages of 2 MiB they are faster to take, and to find. Best effort.
-static void take_large_pages(void *memory, size_t bytes) {
-    const uintptr_t page = 1 << 21, start = ((uintptr_t)memory + page - 1) & ~(page - 1), end = (uintptr_t)memory + bytes;
-    if (end > start + page) madvise((void *)start, (end - start) & ~(page - 1), MADV_HUGEPAGE);
-}
 
 // The sums of taps of one output and one channel, in float32.
 INLINE __m512 summed(const Packing *job, const bf16 *taps) {
@@ -43,11 +34,11 @@ INLINE void transpose(__m512i *x) {
         x[i + 3] = _mm512_unpackhi_epi64(y[i + 1], y[i + 3]);
     }
     UNROLLED for (int half = 0; half < LANES; half += 8)
-        UNROLLED for (int i = 0; i < 4; i++) {
+        EACH (i, 4) {
             y[half + i] = _mm512_shuffle_i32x4(x[half + i], x[half + i + 4], 0x88);
             y[half + i + 4] = _mm512_shuffle_i32x4(x[half + i], x[half + i + 4], 0xdd);
         }
-    UNROLLED for (int i = 0; i < 8; i++) {
+    EACH (i, 8) {
         x[i] = _mm512_shuffle_i32x4(y[i], y[i + 8], 0x88);
         x[i + 8] = _mm512_shuffle_i32x4(y[i], y[i + 8], 0xdd);
     }
@@ -74,7 +65,8 @@ static void do_panels(const void *all, size_t from, size_t to) {
         bf16 *target = job->target + panel * PANEL * job->laid_taps * job->channels;
         for (size_t group = 0; group < width; group += LANES) {
             size_t row = panel * PANEL + group;
-            if (job->is_gated) row = group < half ? panel * half + group : job->outputs / 2 + panel * half + group - half;
+            if (job->is_gated)
+                row = group < half ? panel * half + group : job->outputs / 2 + panel * half + group - half;
             const bf16 *rows[LANES];
             for (size_t i = 0; i < LANES; i++) rows[i] = job->weight + (row + i) * job->channels * job->taps;
             for (size_t channel = 0; channel < job->channels; channel += 2)
@@ -84,7 +76,6 @@ static void do_panels(const void *all, size_t from, size_t to) {
 }
 
 EXPORT int stillmotion_pack(const Packing *job, unsigned threads) {
-    take_large_pages(job->target, job->outputs * job->channels * job->laid_taps * sizeof(bf16));
     share((job->outputs + PANEL - 1) / PANEL, threads, do_panels, job);
     return 0;
 }

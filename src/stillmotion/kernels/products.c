@@ -7,8 +7,8 @@
 
 enum { TILE = 6, MOST_TAPS = 9, NEAR_BYTES = 1 << 18 };
 
-// What becomes of a sum: itself, with `other` in its place plus `portion` times it, or one half of outputs times GELU of
-// the other half, which lie in each panel as 32 and 32.
+// What becomes of a sum: itself, with `other` in its place plus `portion` times it, or one half of outputs times GELU
+// of the other half, which lie in each panel as 32 and 32.
 enum { PLAIN, ADDED, GATED };
 
 typedef struct {
@@ -33,14 +33,15 @@ typedef struct {
 INLINE void write_tile(const int rows, const int groups, const Convolution *job, const Places *places,
                        __m512 sums[][4]) {
     if (job->how == GATED) {
-        UNROLLED for (int i = 0; i < rows; i++)
-            UNROLLED for (int j = 0; j < groups / 2; j++)
-                write_half(places->target[i] + LANES * j, ALL, _mm512_mul_ps(sums[i][j], gelu(sums[i][j + groups / 2])));
+        EACH (i, rows)
+            EACH (j, groups / 2)
+                write_half(places->target[i] + LANES * j, ALL,
+                           _mm512_mul_ps(sums[i][j], gelu(sums[i][j + groups / 2])));
         return;
     }
     const __m512 portion = _mm512_set1_ps(job->portion);
-    UNROLLED for (int i = 0; i < rows; i++)
-        UNROLLED for (int j = 0; j < groups; j++) {
+    EACH (i, rows)
+        EACH (j, groups) {
             __m512 sum = sums[i][j];
             if (job->how == ADDED) sum = _mm512_fmadd_ps(sum, portion, read_half(places->other[i] + LANES * j, ALL));
             write_half(places->target[i] + LANES * j, ALL, sum);
@@ -51,9 +52,9 @@ INLINE void do_tile(const int rows, const int groups, const Convolution *job, co
     const size_t taps = job->taps_down * job->taps_across;
     const bf16 *weights = job->weights + output * taps * job->channels;
     __m512 sums[TILE][4];
-    UNROLLED for (int j = 0; j < groups; j++) {
+    EACH (j, groups) {
         const __m512 bias = _mm512_loadu_ps(job->bias + output + LANES * j);
-        UNROLLED for (int i = 0; i < rows; i++) sums[i][j] = bias;
+        EACH (i, rows) sums[i][j] = bias;
     }
     for (size_t tap = 0; tap < taps; tap++) {
         multiply(rows, groups, sums, places->images[tap], weights, job->channels / 2);
@@ -63,16 +64,14 @@ INLINE void do_tile(const int rows, const int groups, const Convolution *job, co
 }
 
 static void tile_of(const Convolution *job, size_t rows, size_t groups, const Places *places, size_t output) {
-#define ROWS(r)                                                    \
-    case r:                                                        \
-        if (groups == 4) do_tile(r, 4, job, places, output);       \
-        else if (groups == 3) do_tile(r, 3, job, places, output);  \
-        else if (groups == 2) do_tile(r, 2, job, places, output);  \
-        else do_tile(r, 1, job, places, output);                   \
+#define ROWS(r)                                                                                                        \
+    case r:                                                                                                            \
+        if (groups == 4) do_tile(r, 4, job, places, output);                                                           \
+        else if (groups == 3) do_tile(r, 3, job, places, output);                                                      \
+        else if (groups == 2) do_tile(r, 2, job, places, output);                                                      \
+        else do_tile(r, 1, job, places, output);                                                                       \
         return;
-    switch (rows) {
-        ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6)
-    }
+    switch (rows) { ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6) }
 #undef ROWS
 }
 

@@ -5,7 +5,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+// Loops over constants, written out by the compiler, so that what they go over stays in registers.
 #define UNROLLED _Pragma("clang loop unroll(full)")
+#define EACH(index, count) UNROLLED for (int index = 0; index < (count); index++)
 #define EXPORT __attribute__((visibility("default")))
 #define INLINE static inline __attribute__((always_inline))
 
@@ -68,13 +70,13 @@ INLINE __m512 gelu(__m512 x) {
 INLINE void multiply(const int rows, const int groups, __m512 sums[][4], const bf16 *const *row, const bf16 *columns,
                      size_t pairs) {
     const bf16 *start[6];
-    UNROLLED for (int i = 0; i < rows; i++) start[i] = row[i];
+    EACH (i, rows) start[i] = row[i];
     for (size_t pair = 0; pair < pairs; pair++, columns += 2 * LANES * groups) {
         __m512bh column[4];
-        UNROLLED for (int j = 0; j < groups; j++) column[j] = (__m512bh)_mm512_loadu_si512(columns + 2 * LANES * j);
-        UNROLLED for (int i = 0; i < rows; i++) {
+        EACH (j, groups) column[j] = (__m512bh)_mm512_loadu_si512(columns + 2 * LANES * j);
+        EACH (i, rows) {
             const __m512bh both = (__m512bh)_mm512_set1_epi32(*(const int32_t *)(start[i] + 2 * pair));
-            UNROLLED for (int j = 0; j < groups; j++) sums[i][j] = _mm512_dpbf16_ps(sums[i][j], both, column[j]);
+            EACH (j, groups) sums[i][j] = _mm512_dpbf16_ps(sums[i][j], both, column[j]);
         }
     }
 }

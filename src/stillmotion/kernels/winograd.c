@@ -80,46 +80,49 @@ INLINE void take_tile(const int down, const int across, const Winograd *job, Til
             const size_t low_row = job->is_padded ? 0 : above, low_column = job->is_padded ? 0 : before;
             const size_t rows = job->height + (job->is_padded ? 2 * above : 0);
             const size_t columns = job->width + (job->is_padded ? 2 * before : 0);
-            const int is_inside = row >= low_row && row - low_row < rows && column >= low_column &&
-                                  column - low_column < columns;
-            from[v][u] = is_inside ? image + (row - low_row) * job->row_stride + (column - low_column) * job->channels : NULL;
+            const int is_inside =
+                row >= low_row && row - low_row < rows && column >= low_column && column - low_column < columns;
+            from[v][u] =
+                is_inside ? image + (row - low_row) * job->row_stride + (column - low_column) * job->channels : NULL;
         }
     for (size_t channel = 0; channel < job->channels; channel += LANES) {
         const __mmask16 which = first(job->channels - channel);
         __m512 x[MOST_SUMS];
-        UNROLLED for (int v = 0; v < tall; v++)
-            UNROLLED for (int u = 0; u < wide; u++)
+        EACH (v, tall)
+            EACH (u, wide)
                 x[v * wide + u] = from[v][u] == NULL ? _mm512_setzero_ps() : read_half(from[v][u] + channel, which);
-        UNROLLED for (int v = 0; v < tall; v++) sum_inputs(across, x + v * wide, 1);
-        UNROLLED for (int u = 0; u < wide; u++) sum_inputs(down, x + u, wide);
-        UNROLLED for (int i = 0; i < tall * wide; i++)
-            write_half(sums + (i * job->block + place) * job->channels + channel, which, x[i]);
+        EACH (v, tall) sum_inputs(across, x + v * wide, 1);
+        EACH (u, wide) sum_inputs(down, x + u, wide);
+        EACH (i, tall * wide) write_half(sums + (i * job->block + place) * job->channels + channel, which, x[i]);
     }
 }
 
-INLINE void multiply_tiles(const int groups, const bf16 *const *rows, const bf16 *weights, size_t pairs, float *products) {
+INLINE void multiply_tiles(const int groups, const bf16 *const *rows, const bf16 *weights, size_t pairs,
+                           float *products) {
     __m512 sums[TILE][4];
-    UNROLLED for (int i = 0; i < TILE; i++)
-        UNROLLED for (int j = 0; j < groups; j++) sums[i][j] = _mm512_setzero_ps();
+    EACH (i, TILE)
+        EACH (j, groups) sums[i][j] = _mm512_setzero_ps();
     multiply(TILE, groups, sums, rows, weights, pairs);
-    UNROLLED for (int i = 0; i < TILE; i++)
-        UNROLLED for (int j = 0; j < groups; j++) _mm512_storeu_ps(products + i * PANEL + LANES * j, sums[i][j]);
+    EACH (i, TILE)
+        EACH (j, groups) _mm512_storeu_ps(products + i * PANEL + LANES * j, sums[i][j]);
 }
 
 // The products of all sums of a block with those of a panel's taps: [sum][tile of the block][output].
-static void multiply_block(const Winograd *job, size_t sums, size_t tiles, size_t output, const bf16 *inputs, float *products) {
+static void multiply_block(const Winograd *job, size_t sums, size_t tiles, size_t output, const bf16 *inputs,
+                           float *products) {
     const size_t groups = at_most(PANEL, job->outputs - output) / LANES, pairs = job->channels / 2;
     const bf16 *weights = job->weights + output * sums * job->channels;
     for (size_t sum = 0; sum < sums; sum++, weights += LANES * groups * job->channels)
         for (size_t tile = 0; tile < tiles; tile += TILE) {
             const bf16 *rows[TILE];
-            for (size_t i = 0; i < TILE; i++) rows[i] = inputs + (sum * job->block + at_most(tile + i, tiles - 1)) * job->channels;
+            for (size_t i = 0; i < TILE; i++)
+                rows[i] = inputs + (sum * job->block + at_most(tile + i, tiles - 1)) * job->channels;
             float *into = products + (sum * job->block + tile) * PANEL;
             switch (groups) {
-                case 1: multiply_tiles(1, rows, weights, pairs, into); break;
-                case 2: multiply_tiles(2, rows, weights, pairs, into); break;
-                case 3: multiply_tiles(3, rows, weights, pairs, into); break;
-                default: multiply_tiles(4, rows, weights, pairs, into);
+            case 1: multiply_tiles(1, rows, weights, pairs, into); break;
+            case 2: multiply_tiles(2, rows, weights, pairs, into); break;
+            case 3: multiply_tiles(3, rows, weights, pairs, into); break;
+            default: multiply_tiles(4, rows, weights, pairs, into);
             }
         }
 }
@@ -135,18 +138,19 @@ INLINE void leave_tile(const int down, const int across, const Winograd *job, Ti
     const __m512 portion = _mm512_set1_ps(job->portion);
     for (size_t group = 0; group < width; group += LANES) {
         __m512 m[MOST_SUMS];
-        UNROLLED for (int i = 0; i < tall * wide; i++)
-            m[i] = _mm512_loadu_ps(products + (i * job->block + place) * PANEL + group);
-        UNROLLED for (int v = 0; v < tall; v++) sum_products(across, m + v * wide, 1);
-        UNROLLED for (int u = 0; u < broad; u++) sum_products(down, m + u, wide);
+        EACH (i, tall * wide) m[i] = _mm512_loadu_ps(products + (i * job->block + place) * PANEL + group);
+        EACH (v, tall) sum_products(across, m + v * wide, 1);
+        EACH (u, broad) sum_products(down, m + u, wide);
         const __m512 bias = _mm512_loadu_ps(job->bias + output + group);
-        UNROLLED for (int v = 0; v < high; v++)
-            UNROLLED for (int u = 0; u < broad; u++) {
+        EACH (v, high)
+            EACH (u, broad) {
                 if (row + v >= rows || column + u >= columns) continue;
                 __m512 made = _mm512_add_ps(m[v * wide + u], bias);
                 if (job->other != NULL) {
-                    const bf16 *other = job->other + tile.image * job->other_image_stride + (row + v) * job->other_row_stride;
-                    made = _mm512_fmadd_ps(made, portion, read_half(other + (column + u) * job->outputs + output + group, ALL));
+                    const bf16 *other =
+                        job->other + tile.image * job->other_image_stride + (row + v) * job->other_row_stride;
+                    made = _mm512_fmadd_ps(made, portion,
+                                           read_half(other + (column + u) * job->outputs + output + group, ALL));
                 }
                 bf16 *into = job->target + tile.image * job->target_image_stride + (row + v) * job->target_row_stride;
                 write_half(into + (column + u) * job->outputs + output + group, ALL, made);

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..kernels import operations
-from ..nn.products import Convolution, is_fused, is_own
+from ..nn.products import Convolution, are_own, is_fused
 from ..nn.winograd import DoublingConvolution, WinogradConvolution
 from .moments import Moments, activated, joined, moments_of, pooled
 
@@ -64,30 +64,30 @@ class Kernel:
 
     def takes_whole(self, images: Float[Tensor, "n h w c"]) -> bool:
         """Whether whole images need no margins: what convolves them makes its own."""
-        if is_own(images) and operations.takes_weights(self._weight):
+        if are_own(self._weight):
             return True
         return not self.doubles and not (self._is_even(images) and _saves(self._weight, images))
 
     def _is_even(self, images: Float[Tensor, "n h w c"]) -> bool:
+        """Whether neighbours pair up; our own code takes a last one that is alone."""
+        if are_own(self._weight):
+            return True
         return images.shape[1] % 2 == 0 and (self.margins[1] == 0 or images.shape[2] % 2 == 0)
 
     def _laid_out(self, like: Float[Tensor, "n h w c"], is_even: bool, is_whole: bool) -> _Run:
         """The way of convolving that is the fastest for such images."""
         if not is_fused(like):
             return _plain(self._weight, self._bias, self.doubles, self.margins if is_whole else (0, 0))
-        is_ours = is_own(like) and operations.takes_weights(self._weight)
         if self.doubles:
             doubling = DoublingConvolution(self._weight, self._bias, like)
-            if is_ours and is_whole:
-                return lambda images, residual, target: doubling(images, target)
-            return lambda padded, residual, target: doubling.of_padded(padded, target)
-        if self._weight.shape[2] == 3 if is_ours else is_even and _saves(self._weight, like):
-            # In bfloat16 along one axis alone: it rounds its sums, and along both that would be seen in the frames.
+            double = doubling if is_whole else doubling.of_padded
+            return lambda images, residual, target: double(images, target)
+        if is_even and _saves(self._weight, like):
+            # By torch in bfloat16 along one axis alone: it rounds its sums, and along both that would be seen.
             only_rows = like.dtype != torch.float32
             winograd = WinogradConvolution(self._weight, self._bias, like, along_rows_only=only_rows)
-            if is_whole:
-                return lambda images, residual, target: winograd(images, residual, target=target)
-            return lambda padded, residual, target: winograd.of_padded(padded, residual, None, target)
+            convolve = winograd if is_whole else winograd.of_padded
+            return lambda images, residual, target: convolve(images, residual, None, target)
         convolution = Convolution(self._weight, self._bias, like, is_padded=not is_whole)
         return lambda images, residual, target: convolution(images, residual, target=target)
 
@@ -143,15 +143,20 @@ def within_frames(
     return made[-1], pooled(found, heights)
 
 
-def across_frames(x: Float[Tensor, "t p c"], norm: Affine | None, kernel: Kernel) -> Float[Tensor, "t p c2"]:
-    """Convolve every pixel over its three neighbours in time, normalised and activated where a norm is given."""
-    image = x[None]
+def across_frames(
+    x: Float[Tensor, "t p c"], norm: Affine | None, kernel: Kernel, target: Float[Tensor, "t p c2"] | None = None
+) -> Float[Tensor, "t p c2"]:
+    """Convolve every pixel over its three neighbours in time, normalised and activated where a norm is given.
+
+    target: where the result goes, on the kernel's device.
+    """
+    image, into = x[None], None if target is None else target[None]
     if kernel.takes_whole(image):
-        return kernel(_activated(image, norm), is_whole=True)[0]
+        return kernel(_activated(image, norm), target=into, is_whole=True)[0]
     padded = x.new_empty(len(x) + 2, *x.shape[1:])
     padded[0], padded[-1] = 0, 0
     _fill(padded[None, 1:-1], image, norm)
-    return kernel(padded[None])[0]
+    return kernel(padded[None], target=into)[0]
 
 
 def add_into(written: Tensor, x: Tensor, other: Tensor, share: float = 1.0) -> Tensor:
@@ -213,6 +218,8 @@ def _bias(conv: nn.Conv2d | nn.Conv3d) -> Float[Tensor, " o"]:
 
 def _saves(weight: Float[Tensor, "o i kh kw"], like: Float[Tensor, "n h w c"]) -> bool:
     """Whether Winograd's form takes less time. Over frames, with fewer taps, it takes more channels."""
+    if are_own(weight):
+        return weight.shape[2] == 3
     over_time = weight.shape[3] == 1
     channels = LEAST_CHANNELS_OVER_TIME if over_time else LEAST_CHANNELS
     is_large = min(weight.shape[:2]) >= channels and like.shape[:3].numel() >= LEAST_PIXELS

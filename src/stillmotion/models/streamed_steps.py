@@ -314,10 +314,12 @@ def _twice_across(run: Run, block: SpatioTemporalResnet, clip: Clip, keeps_hidde
     hidden = _blocks(run.between, clip, columns) if keeps_hidden else None
     work, found, statistics = _weights(temporal) * clip.frames // 2, [], []
     for index, span in enumerate(columns):
-        h = across_frames(clip.columns(span, device), norm1, conv1)
+        kept = None if hidden is None else hidden[index]
+        is_here = kept is not None and kept.device == device
+        h = across_frames(clip.columns(span, device), norm1, conv1, kept if is_here else None)
         found.append(moments_of(h.flatten(0, 1)))
-        if hidden is not None:
-            hidden[index].copy_(h)
+        if kept is not None and not is_here:
+            kept.copy_(h)
         run.worked(work * len(span))
     norm2, share = affine(temporal.norm2, pooled(found, sizes)), _temporal_share(block.time_mixer)
     for index, span in enumerate(columns):

@@ -1,9 +1,10 @@
 """Products and convolutions made ready for many calls, with what follows them fused in; for inference.
 
 On the CPU they go to oneDNN, which takes a weight in an order of its own (made once here, not in every call) and writes
-a residual sum or a gate while the result is still in registers. torch's own float32 `linear` is slower on AMD
-processors. Elsewhere, and in other precisions, they are the plain functions of torch. Either way the result
-differs by rounding alone. Channels are the last axis of every tensor.
+a residual sum or a gate while the result is still in registers. In bfloat16, where the processor has AVX-512 with it,
+they go to our own compiled code, which does the same. torch's own float32 `linear` is slower on AMD processors.
+Elsewhere, and in other precisions, they are the plain functions of torch. Either way the result differs by rounding
+alone. Channels are the last axis of every tensor.
 """
 
 from __future__ import annotations
@@ -27,8 +28,13 @@ _ONCE = (1, 1)
 
 
 def is_own(x: Tensor) -> bool:
-    """Whether products of such a tensor go to our own compiled code: not in compiled regions, which do not know it."""
+    """Whether our own compiled code is for such a tensor: not in compiled regions, which do not know it."""
     return operations.takes(x) and not are_in_force()
+
+
+def are_own(weight: Float[Tensor, "d c i j"], is_gated: bool = False) -> bool:
+    """Whether products with these weights go to our own compiled code."""
+    return is_own(weight) and operations.takes_weights(weight, is_gated)
 
 
 def is_fused(x: Tensor) -> bool:
@@ -45,7 +51,7 @@ class Product:
         self.outputs = len(weight)
         self.bias = bias
         taps = weight[:, :, None, None]
-        self._is_own = is_own(weight) and operations.takes_weights(taps)
+        self._is_own = are_own(taps)
         self._is_fused = is_fused(weight)
         self._weight = weight
         if self._is_own:
@@ -62,10 +68,8 @@ class Product:
     ) -> Float[Tensor, "... e"]:
         """The product, or GELU of it; into `target` where it is given. `shift` is added to the bias."""
         if self._is_own and then == "none":
-            own, into = (
-                self._own_bias if shift is None else self._own_bias + shift,
-                None if target is None else _as_row(target),
-            )
+            own = self._own_bias if shift is None else self._own_bias + shift
+            into = None if target is None else _as_row(target)
             made = operations.convolve(_as_row(x), self._weight, own, _ONCE, target=into)
             return made.view(*x.shape[:-1], self.outputs)
         made = self._then(x, then, shift)
@@ -110,7 +114,7 @@ class GatedProduct:
 
     def __init__(self, weight: Float[Tensor, "e d"], bias: Float[Tensor, " e"], rows: int) -> None:
         taps = weight[:, :, None, None]
-        self._is_own = is_own(weight) and operations.takes_weights(taps, is_gated=True)
+        self._is_own = are_own(taps, is_gated=True)
         if self._is_own:
             self._weight = operations.packed(taps, is_gated=True)
             self._bias = operations.packed_bias(bias, weight, is_gated=True)
@@ -143,7 +147,7 @@ class Convolution:
         like: Float[Tensor, "r h w c"],
         is_padded: bool = False,
     ) -> None:
-        self.is_own = is_own(like) and operations.takes_weights(weight)
+        self.is_own = are_own(weight)
         self.is_fused = self.is_own or (is_fused(like) and like.shape[1] * like.shape[2] > SMALL_FRAME)
         self.outputs = len(weight)
         self._bias = bias

@@ -9,8 +9,9 @@ polynomials of inputs and taps at 0, +-a, +-b and infinity.
 
 Each product sums over fewer terms than the plain convolution, so that in float32 the result of F(2, 3) is no further
 from the truth, and that of F(4, 3) about three times as far, with a and b as here (twice as far again with 1 and 2).
-In bfloat16 the sums are rounded before they are multiplied: along one axis the mean square error of a
-convolution is some four times that of rounding its result, along both ten times.
+In bfloat16 the sums are rounded before they are multiplied: by torch's operations the mean square error of a
+convolution along one axis is some four times that of rounding its result, along both ten times. Our own compiled code
+rounds sums of inputs once and those of products not at all: along both it is five times.
 Source: Lavin and Gray 2016 (arXiv 1509.09308), section 4; the form for doublings follows from it.
 """
 
@@ -25,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..kernels import operations
-from .products import Convolution, Product, is_fused, is_own
+from .products import Convolution, Product, are_own, is_fused
 
 # What the taps are multiplied with to make those of the products.
 SUMS_OF_TAPS = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
@@ -52,6 +53,7 @@ class WinogradConvolution:
     along_rows_only: pair up neighbours in height alone, which for 3x3 taps saves a third of the multiplications rather
     than more than half, takes any width, and rounds less.
     tile: for 3x3 taps, how many neighbours along each axis are made together; the images' sides are multiples of it.
+    Our own compiled code takes images of any size, and pairs up neighbours along both axes whatever is asked here.
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class WinogradConvolution:
         tile: Literal[2, 4] = 2,
     ) -> None:
         width = weight.shape[3]
-        self._is_own = is_own(weight) and operations.takes_weights(weight)
+        self._is_own = are_own(weight)
         if self._is_own:
             self._axes: tuple[operations.Axis, operations.Axis] = ("paired", "paired" if width == 3 else "alone")
             self._weights = operations.packed(weight, sums_over_both(SUMS_OF_TAPS) if width == 3 else SUMS_OF_TAPS)
@@ -160,7 +162,7 @@ class DoublingConvolution:
         self, weight: Float[Tensor, "d c 3 3"], bias: Float[Tensor, " d"], like: Float[Tensor, "r h w c"]
     ) -> None:
         self._outputs = len(weight)
-        self._is_own = is_own(weight) and operations.takes_weights(weight)
+        self._is_own = are_own(weight)
         if self._is_own:
             self._weights = operations.packed(weight, sums_over_both(SUMS_OF_TAPS_DOUBLED))
             self._bias = operations.packed_bias(bias, weight)
@@ -205,10 +207,11 @@ def suits(weight: Float[Tensor, "d c i j"], like: Float[Tensor, "r h w c"], pixe
     """Whether WinogradConvolution saves more than its sums cost: measured on processors with AVX-512.
 
     pixels: of all calls with these weights, whose own sums have to pay too, unless what is made of them is kept.
-    In bfloat16 along rows alone, as the sums of inputs are rounded before they are multiplied.
+    In bfloat16 along rows alone, as the sums of inputs are rounded before they are multiplied. Our own compiled code,
+    whose sums cost little, always saves.
     """
     in_full = like.dtype == torch.float32
-    if is_own(like) and operations.takes_weights(weight):
+    if are_own(weight):
         return weight.shape[2] == 3 and (is_kept or pixels >= LEAST_PIXELS_IN_HALF)
     is_even = like.shape[1] % 2 == 0 and (weight.shape[3] == 1 or like.shape[2] % 2 == 0)
     is_wide = min(weight.shape[:2]) >= 256 and (like.shape[:3].numel() >= 1024 or (in_full and is_kept))

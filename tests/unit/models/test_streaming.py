@@ -288,3 +288,10 @@ def test_what_somebody_changed_is_left_to_be_called(
     assert can_stream(temporal)
     change(temporal)
     assert not can_stream(temporal)
+
+
+@pytest.mark.parametrize(("height", "rows"), [(7, 4), (7, 3), (8, 2), (9, 100), (1, 8), (5, 1)])
+def test_bands_begin_where_rows_pair_up(height: int, rows: int) -> None:
+    found = list(bands._bands(height, rows))
+    assert [row for top, bottom in found for row in range(top, bottom)] == list(range(height))
+    assert rows == 1 or all(top % 2 == 0 and bottom - top <= rows for top, bottom in found)
