@@ -17,6 +17,8 @@ LIBRARY = FOLDER / "libstillmotion.so"
 COMPILER = [sys.executable, "-m", "ziglang", "cc"]
 # glibc 2.17 is that of manylinux2014. Nothing but bfloat16 needs more than AVX-512 as x86-64-v4 has it.
 FLAGS = ["-target", "x86_64-linux-gnu.2.17", "-mcpu=x86_64_v4+avx512bf16", "-std=c11", "-O3", "-fno-sanitize=all", "-s"]
+# Numbers of 16 bits are read in pairs, as one of 32.
+FLAGS += ["-fno-strict-aliasing"]
 WARNINGS = ["-Wall", "-Wextra", "-Werror"]
 SHARED = ["-shared", "-fPIC", "-fvisibility=hidden"]
 TAG = "py3-none-manylinux2014_x86_64"

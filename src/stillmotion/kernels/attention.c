@@ -6,7 +6,7 @@
 #include "team.h"
 #include "vector.h"
 
-enum { TILE = 6, TILES_AT_ONCE = 4, QUERIES = TILE * TILES_AT_ONCE };
+enum { TILES_AT_ONCE = 4, QUERIES = TILE * TILES_AT_ONCE };
 
 typedef struct {
     const bf16 *queries, *keys, *values;
@@ -41,16 +41,6 @@ static void lay_values(const Attention *job, const bf16 *values, size_t padded, 
                 _mm512_or_si512(_mm512_cvtepu16_epi32(low), _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
             _mm512_storeu_si512(laid, both);
         }
-}
-
-INLINE void score(const int rows, const int groups, const bf16 *const *query, const bf16 *keys, size_t pairs,
-                  float *scores, size_t stride) {
-    __m512 sums[TILE][4];
-    EACH (i, rows)
-        EACH (j, groups) sums[i][j] = _mm512_setzero_ps();
-    multiply(rows, groups, sums, query, keys, pairs);
-    EACH (i, rows)
-        EACH (j, groups) _mm512_storeu_ps(scores + i * stride + LANES * j, sums[i][j]);
 }
 
 INLINE void mix(const int groups, const bf16 *const *weight, const bf16 *values, size_t pairs, const float *share,
@@ -96,9 +86,10 @@ static void attend(const Attention *job, const bf16 *queries, const bf16 *keys, 
     for (size_t key = 0; key < padded; key += panel)
         for (size_t tile = 0; tile < tiles; tile++) {
             float *into = scores + tile * TILE * padded + key;
-            if (panel == PANEL)
-                score(TILE, 4, rows + tile * TILE, keys + key * job->width, job->width / 2, into, padded);
-            else score(TILE, 1, rows + tile * TILE, keys + key * job->width, job->width / 2, into, padded);
+            const bf16 *const *some = rows + tile * TILE;
+            const bf16 *columns = keys + key * job->width;
+            if (panel == PANEL) products_of(4, some, columns, job->width / 2, into, padded);
+            else products_of(1, some, columns, job->width / 2, into, padded);
         }
     for (size_t i = 0; i < tiles * TILE; i++) {
         share_of[i] = soften(scores + i * padded, job->tokens, padded, job->scale);

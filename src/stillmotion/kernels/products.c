@@ -5,7 +5,7 @@
 #include "team.h"
 #include "vector.h"
 
-enum { TILE = 6, MOST_TAPS = 9, NEAR_BYTES = 1 << 18 };
+enum { MOST_TAPS = 9, NEAR_BYTES = 1 << 18 };
 
 // What becomes of a sum: itself, with `other` in its place plus `portion` times it, or one half of outputs times GELU
 // of the other half, which lie in each panel as 32 and 32.

@@ -13,8 +13,9 @@
 
 typedef uint16_t bf16;
 
-// Numbers of a vector, all of them as a mask, and outputs whose weights lie together.
-enum { LANES = 16, ALL = 0xffff, PANEL = 64 };
+// Numbers of a vector, all of them as a mask; rows of a tile, and outputs whose weights lie together. A tile's 24 sums
+// stay in registers.
+enum { LANES = 16, ALL = 0xffff, TILE = 6, PANEL = 64 };
 
 INLINE size_t at_most(size_t a, size_t b) { return a < b ? a : b; }
 
@@ -69,7 +70,7 @@ INLINE __m512 gelu(__m512 x) {
 // sums[i][j] += row i . columns 16 j to 16 j + 15, whose pairs lie as [pair][16 groups][2].
 INLINE void multiply(const int rows, const int groups, __m512 sums[][4], const bf16 *const *row, const bf16 *columns,
                      size_t pairs) {
-    const bf16 *start[6];
+    const bf16 *start[TILE];
     EACH (i, rows) start[i] = row[i];
     for (size_t pair = 0; pair < pairs; pair++, columns += 2 * LANES * groups) {
         __m512bh column[4];
@@ -79,4 +80,15 @@ INLINE void multiply(const int rows, const int groups, __m512 sums[][4], const b
             EACH (j, groups) sums[i][j] = _mm512_dpbf16_ps(sums[i][j], both, column[j]);
         }
     }
+}
+
+// The same of a whole tile, from zero, into rows of float32 that are `stride` apart.
+INLINE void products_of(const int groups, const bf16 *const *row, const bf16 *columns, size_t pairs, float *into,
+                        size_t stride) {
+    __m512 sums[TILE][4];
+    EACH (i, TILE)
+        EACH (j, groups) sums[i][j] = _mm512_setzero_ps();
+    multiply(TILE, groups, sums, row, columns, pairs);
+    EACH (i, TILE)
+        EACH (j, groups) _mm512_storeu_ps(into + i * stride + LANES * j, sums[i][j]);
 }

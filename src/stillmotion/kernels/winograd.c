@@ -10,7 +10,7 @@
 
 // Tiles of a block, whose sums lie in the cache together while all outputs are made of them: few where these are many,
 // measured at 128 to 1,280 channels, but enough for the taps, which then come from farther away.
-enum { TILE = 6, BLOCK = 24, WIDE_BLOCK = 48, WIDE_CHANNELS = 1024, MOST_SUMS = 16 };
+enum { BLOCK = 24, WIDE_BLOCK = 48, WIDE_CHANNELS = 1024, MOST_SUMS = 16 };
 
 // What an axis does: nothing, pairs of outputs under three taps, or each pixel twice, under three taps.
 enum { ALONE, PAIRED, DOUBLED };
@@ -97,16 +97,6 @@ INLINE void take_tile(const int down, const int across, const Winograd *job, Til
     }
 }
 
-INLINE void multiply_tiles(const int groups, const bf16 *const *rows, const bf16 *weights, size_t pairs,
-                           float *products) {
-    __m512 sums[TILE][4];
-    EACH (i, TILE)
-        EACH (j, groups) sums[i][j] = _mm512_setzero_ps();
-    multiply(TILE, groups, sums, rows, weights, pairs);
-    EACH (i, TILE)
-        EACH (j, groups) _mm512_storeu_ps(products + i * PANEL + LANES * j, sums[i][j]);
-}
-
 // The products of all sums of a block with those of a panel's taps: [sum][tile of the block][output].
 static void multiply_block(const Winograd *job, size_t sums, size_t tiles, size_t output, const bf16 *inputs,
                            float *products) {
@@ -119,10 +109,10 @@ static void multiply_block(const Winograd *job, size_t sums, size_t tiles, size_
                 rows[i] = inputs + (sum * job->block + at_most(tile + i, tiles - 1)) * job->channels;
             float *into = products + (sum * job->block + tile) * PANEL;
             switch (groups) {
-            case 1: multiply_tiles(1, rows, weights, pairs, into); break;
-            case 2: multiply_tiles(2, rows, weights, pairs, into); break;
-            case 3: multiply_tiles(3, rows, weights, pairs, into); break;
-            default: multiply_tiles(4, rows, weights, pairs, into);
+            case 1: products_of(1, rows, weights, pairs, into, PANEL); break;
+            case 2: products_of(2, rows, weights, pairs, into, PANEL); break;
+            case 3: products_of(3, rows, weights, pairs, into, PANEL); break;
+            default: products_of(4, rows, weights, pairs, into, PANEL);
             }
         }
 }
