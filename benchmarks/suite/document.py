@@ -80,6 +80,7 @@ def _section(results: Results, folder: Path) -> str:
     pictures = "\n".join(f"![{title}]({path.name})" for title, path in plots)
     versions = f"torch {about['torch']}, diffusers {about['diffusers']}, Python {about['python']}"
     lead = f"{about['device']}, {about['cores']} cores, {about['threads']} threads; {versions}; "
+    lead += f"compiled code of our own: {about['kernels']}; " if "kernels" in about else ""
     lead += f"commit {', '.join(commits)}."
     notes = "\n".join(f"- {row['title']}: {row['note']}." for row in results.rows.values() if row["note"])
     parts = [f"## {name}", lead, table(results.rows), pictures, f"What else was seen:\n\n{notes}" if notes else ""]

@@ -19,6 +19,8 @@ from typing import Any
 
 import torch
 
+from stillmotion.kernels import library
+
 ROOT = Path(__file__).parents[2]
 # Of one core; more than this by others, and times are worth little.
 BUSY_CORES = 0.1
@@ -57,6 +59,7 @@ def describe(device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "diffusers": metadata.version("diffusers"),
+        "kernels": library.name(),
     }
 
 
@@ -74,11 +77,12 @@ def source_digest(small: bool) -> str:
     """What figures depend on: our source, the measuring code, libraries, threads, and the size of the shapes."""
     digest = hashlib.sha256()
     for folder in (ROOT / "src" / "stillmotion", Path(__file__).parent):
-        for path in sorted(folder.rglob("*.py")):
+        for path in sorted(path for path in folder.rglob("*") if path.suffix in (".py", ".c", ".h")):
             parts = path.relative_to(folder).parts
             if path.name not in ("document.py", "plot.py") and parts[0] not in UNMEASURED:
                 digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    digest.update(f"{torch.__version__} {metadata.version('diffusers')} {torch.get_num_threads()} {small}".encode())
+    libraries = f"{torch.__version__} {metadata.version('diffusers')} {library.name()}"
+    digest.update(f"{libraries} {torch.get_num_threads()} {small}".encode())
     return digest.hexdigest()[:16]
 
 

@@ -136,8 +136,13 @@ def test_results_that_cannot_be_written_fail_in_a_sentence(tmp_path: Path, capsy
     assert "failed: first-experiment: " in capsys.readouterr().out
 
 
-def test_the_source_digest_follows_size_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_source_digest_follows_size_threads_and_compiled_code(monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.source_digest(True) == machine.source_digest(True) != machine.source_digest(False)
+    before = machine.source_digest(True)
+    with monkeypatch.context() as other:
+        other.setattr(machine.library, "name", lambda: "other code")
+        assert machine.source_digest(True) != before
+        assert machine.describe("cpu")["kernels"] == "other code"
 
 
 def test_work_of_another_process_is_seen() -> None:
