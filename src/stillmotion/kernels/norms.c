@@ -144,6 +144,45 @@ static void do_images(const void *all, size_t from, size_t to) {
     }
 }
 
+// Each pixel by the mean and the variance of its own channels, which are near while it is passed three times.
+static void do_pixels(const void *all, size_t from, size_t to) {
+    const Norm *job = all;
+    const float share_of_one = 1 / (float)job->channels;
+    const bf16 *pixel = job->images + from * job->channels;
+    bf16 *into = job->target + from * job->channels;
+    for (size_t left = to - from; left > 0; left--, pixel += job->channels, into += job->channels) {
+        __m512 sum[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+        for (size_t channel = 0; channel < job->channels; channel += 2 * LANES)
+            EACH (i, 2) {
+                const size_t at = channel + i * LANES;
+                sum[i] = _mm512_add_ps(sum[i], read_half(pixel + at, behind(job->channels, at)));
+            }
+        const __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(_mm512_add_ps(sum[0], sum[1])) * share_of_one);
+        __m512 square[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+        for (size_t channel = 0; channel < job->channels; channel += 2 * LANES)
+            EACH (i, 2) {
+                const size_t at = channel + i * LANES;
+                const __mmask16 which = behind(job->channels, at);
+                const __m512 off = _mm512_maskz_sub_ps(which, read_half(pixel + at, which), mean);
+                square[i] = _mm512_fmadd_ps(off, off, square[i]);
+            }
+        const float spread = _mm512_reduce_add_ps(_mm512_add_ps(square[0], square[1])) * share_of_one;
+        const __m512 slope = _mm512_set1_ps(1 / __builtin_sqrtf(spread + job->eps));
+        for (size_t channel = 0; channel < job->channels; channel += LANES) {
+            const __mmask16 which = first(job->channels - channel);
+            const __m512 scale = _mm512_mul_ps(slope, read_half(job->weight + channel, which));
+            const __m512 off = _mm512_sub_ps(read_half(pixel + channel, which), mean);
+            write_half(into + channel, which, _mm512_fmadd_ps(off, scale, read_half(job->bias + channel, which)));
+        }
+    }
+}
+
+// Layer norm: images that lie without gaps, and a target that does.
+EXPORT int stillmotion_layer_norm(const Norm *job, unsigned threads) {
+    share(job->count * job->height * job->width, threads, do_pixels, job);
+    return 0;
+}
+
 // SiLU, where asked for, of images scaled and shifted.
 EXPORT int stillmotion_apply(const Norm *job, unsigned threads) {
     share(job->count * sets_of(job), threads, do_apply, job);

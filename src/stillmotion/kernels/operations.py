@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -20,10 +20,38 @@ from .library import library
 LANES, PANEL = 16, 64
 MOST_TAPS = 9
 MOST_HEAD_WIDTH = 64
-_HOW = {"": 0, "add": 1, "gate": 2}
+_PLAIN, _ADDED, _GATED = 0, 1, 2  # what becomes of a sum
 # What `convolve_in_sums` does along an axis.
 Axis = Literal["alone", "paired", "doubled"]
 _AXES: dict[Axis, int] = {"alone": 0, "paired": 1, "doubled": 2}
+
+
+class Window(NamedTuple):
+    """What an output of a convolution sees of an image.
+
+    down, across: taps. stride: pixels from one output to the next. is_padded: images come with their margins, and lose
+    them; else zeros are beyond their borders, as many on all sides.
+    """
+
+    down: int
+    across: int
+    stride: int = 1
+    is_padded: bool = False
+
+    @property
+    def margins(self) -> tuple[int, int]:
+        """Rows above and columns before an image that the first output's taps reach into."""
+        return (0, 0) if self.is_padded else (self.down // 2, self.across // 2)
+
+    def made_of(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of what becomes of an image."""
+        above, before = self.margins
+        down, across = height + 2 * above - self.down, width + 2 * before - self.across
+        return down // self.stride + 1, across // self.stride + 1
+
+
+# A product is a convolution of one tap.
+POINT = Window(1, 1)
 
 
 def are_here() -> bool:
@@ -94,51 +122,53 @@ def convolve(
     images: Float[Tensor, "r h w c"],
     weights: Float[Tensor, " n"],
     bias: Float[Tensor, " d"],
-    taps: tuple[int, int],
-    how: Literal["", "add", "gate"] = "",
-    other: Float[Tensor, "r h2 w2 d"] | None = None,
+    window: Window,
+    other: Float[Tensor, "r h2 w2 e"] | None = None,
     portion: float = 1.0,
-    is_padded: bool = False,
+    is_gated: bool = False,
     target: Float[Tensor, "r h2 w2 e"] | None = None,
 ) -> Float[Tensor, "r h2 w2 e"]:
-    """A convolution of stride 1 that keeps the size of images, by `packed` weights and a `packed_bias`.
+    """A convolution by `packed` weights and a `packed_bias`.
 
-    how: what becomes of it. add: `portion` times it is added to `other`. gate: one half of outputs times GELU of the
-    other. is_padded: images come with their margins, and lose them. target: where the result goes; it may be `other`.
+    other: what `portion` times the result is added to. is_gated: instead, one half of outputs times GELU of the other,
+    of weights that are packed so. target: where the result goes; it may be `other`.
     """
-    margins = [tap - 1 if is_padded else 0 for tap in taps]
-    count, height, width = len(images), images.shape[1] - margins[0], images.shape[2] - margins[1]
-    outputs = len(bias) // 2 if how == "gate" else len(bias)
+    assert not (is_gated and other is not None)
+    made_height, made_width = window.made_of(images.shape[1], images.shape[2])
     if target is None:
-        target = images.new_empty(count, height, width, outputs)
+        target = images.new_empty(len(images), made_height, made_width, len(bias) // (2 if is_gated else 1))
     if images.is_meta:
         return target
     assert are_rows_in_turn(target)
     images = _with_near_channels(images)
-    other = target if other is None else _with_rows_in_turn(other)
+    added = target if other is None else _with_rows_in_turn(other)
     job = _Convolution(
         images=images.data_ptr(),
         weights=weights.data_ptr(),
-        other=other.data_ptr(),
+        other=added.data_ptr(),
         bias=bias.data_ptr(),
         target=target.data_ptr(),
-        count=count,
-        height=height,
-        width=width,
+        count=len(images),
+        height=images.shape[1],
+        width=images.shape[2],
         channels=images.shape[3],
-        taps_down=taps[0],
-        taps_across=taps[1],
+        made_height=made_height,
+        made_width=made_width,
+        taps_down=window.down,
+        taps_across=window.across,
         outputs=len(bias),
+        stride=window.stride,
+        above=window.margins[0],
+        before=window.margins[1],
         pixel_stride=images.stride(2),
         row_stride=images.stride(1),
         image_stride=images.stride(0),
         target_stride=target.stride(2),
         target_image_stride=target.stride(0),
-        other_stride=other.stride(2),
-        other_image_stride=other.stride(0),
+        other_stride=added.stride(2),
+        other_image_stride=added.stride(0),
         portion=portion,
-        how=_HOW[how],
-        is_padded=is_padded,
+        how=_GATED if is_gated else _PLAIN if other is None else _ADDED,
     )
     _call("convolve", job)
     return target
@@ -227,6 +257,17 @@ def group_norm(
             x, target, weight=weight.data_ptr(), bias=bias.data_ptr(), groups=groups, eps=eps, is_activated=is_activated
         ),
     )
+    return target
+
+
+def layer_norm(
+    x: Float[Tensor, "... c"], weight: Float[Tensor, " c"], bias: Float[Tensor, " c"], eps: float
+) -> Float[Tensor, "... c"]:
+    """Layer norm over the last axis."""
+    target = torch.empty_like(x, memory_format=torch.contiguous_format)
+    if not x.is_meta:
+        rows, into = (each.view(1, 1, -1, x.shape[-1]) for each in (x.contiguous(), target))
+        _call("layer_norm", _norm(rows, into, weight=weight.data_ptr(), bias=bias.data_ptr(), eps=eps))
     return target
 
 
@@ -351,11 +392,11 @@ _Winograd = _structure(
 _Convolution = _structure(
     "Convolution",
     _fields(ctypes.c_void_p, "images weights other bias target")
-    + _fields(ctypes.c_size_t, "count height width channels taps_down taps_across outputs")
-    + _fields(ctypes.c_size_t, "pixel_stride row_stride image_stride")
+    + _fields(ctypes.c_size_t, "count height width channels made_height made_width taps_down taps_across outputs")
+    + _fields(ctypes.c_size_t, "stride above before pixel_stride row_stride image_stride")
     + _fields(ctypes.c_size_t, "target_stride target_image_stride other_stride other_image_stride")
     + _fields(ctypes.c_float, "portion")
-    + _fields(ctypes.c_int, "how is_padded"),
+    + _fields(ctypes.c_int, "how"),
 )
 _Norm = _structure(
     "Norm",

@@ -16,13 +16,17 @@ typedef struct {
     const float *bias;
     bf16 *target;
     size_t count, height, width, channels; // of images; a product has one of one row
+    size_t made_height, made_width;        // of what becomes of an image
     size_t taps_down, taps_across, outputs;
+    size_t stride, above, before; // from one output to the next in the image; where the first one's taps begin beyond it
     size_t pixel_stride, row_stride, image_stride; // of images
     size_t target_stride, target_image_stride;     // from one pixel to the next; rows lie one behind the other
     size_t other_stride, other_image_stride;
     float portion;
-    int how, is_padded;
+    int how;
 } Convolution;
+
+INLINE size_t pixels_of(const Convolution *job) { return job->count * job->made_height * job->made_width; }
 
 // Where the pixels of a tile are read under each tap, written, and where what is added to them lies.
 typedef struct {
@@ -78,26 +82,24 @@ static void tile_of(const Convolution *job, size_t rows, size_t groups, const Pl
 // Beyond the border of an image its taps read zeros.
 static void find_places(const Convolution *job, const bf16 *zeros, size_t pixel, size_t rows, size_t output,
                         Places *places) {
-    const size_t area = job->height * job->width, across = job->taps_across, taps = job->taps_down * across;
-    const ptrdiff_t above = job->is_padded ? 0 : (ptrdiff_t)job->taps_down / 2;
-    const ptrdiff_t before = job->is_padded ? 0 : (ptrdiff_t)across / 2;
-    const ptrdiff_t height = (ptrdiff_t)job->height, width = (ptrdiff_t)job->width;
+    const size_t area = job->made_height * job->made_width, across = job->taps_across;
+    const size_t taps = job->taps_down * across;
     size_t image = pixel / area, within = pixel % area;
-    ptrdiff_t y = (ptrdiff_t)(within / job->width), x = (ptrdiff_t)(within % job->width);
+    size_t y = within / job->made_width, x = within % job->made_width;
     for (size_t i = 0; i < rows; i++) {
         const bf16 *from = job->images + image * job->image_stride;
         for (size_t tap = 0, down = 0, right = 0; tap < taps; tap++) {
-            const ptrdiff_t row = y + (ptrdiff_t)down - above, column = x + (ptrdiff_t)right - before;
-            const int is_inside = job->is_padded || (row >= 0 && row < height && column >= 0 && column < width);
-            places->images[tap][i] =
-                is_inside ? from + row * (ptrdiff_t)job->row_stride + column * (ptrdiff_t)job->pixel_stride : zeros;
+            // Before the first row or column these wrap around, to more than any image has.
+            const size_t row = y * job->stride + down - job->above, column = x * job->stride + right - job->before;
+            const int is_inside = row < job->height && column < job->width;
+            places->images[tap][i] = is_inside ? from + row * job->row_stride + column * job->pixel_stride : zeros;
             if (++right == across) right = 0, down++;
         }
         places->target[i] = job->target + image * job->target_image_stride + within * job->target_stride + output;
         places->other[i] = job->other + image * job->other_image_stride + within * job->other_stride + output;
         within++;
-        if (++x == width) x = 0, y++;
-        if (y == height) y = 0, within = 0, image++;
+        if (++x == job->made_width) x = 0, y++;
+        if (y == job->made_height) y = 0, within = 0, image++;
     }
 }
 
@@ -116,7 +118,7 @@ static const bf16 ZEROS[1 << 14];
 // Units of work: a tile under a panel. Pixels whose channels fill a quarter of the second cache stay there while all
 // panels pass by, and a panel while all tiles of these pixels do.
 static void find_unit(const Convolution *job, size_t unit, size_t *pixel, size_t *output) {
-    const size_t pixels = job->count * job->height * job->width, tiles = (pixels + TILE - 1) / TILE;
+    const size_t tiles = (pixels_of(job) + TILE - 1) / TILE;
     const size_t panels = (job->outputs + PANEL - 1) / PANEL;
     const size_t wanted = NEAR_BYTES / (sizeof(bf16) * TILE * job->channels), most = wanted < 4 ? 4 : wanted;
     const size_t block = unit / (most * panels), rest = unit - block * most * panels;
@@ -127,7 +129,7 @@ static void find_unit(const Convolution *job, size_t unit, size_t *pixel, size_t
 
 static void do_tiles(const void *all, size_t from, size_t to) {
     const Convolution *job = all;
-    const size_t pixels = job->count * job->height * job->width;
+    const size_t pixels = pixels_of(job);
     const size_t halves = job->how == GATED ? 2 : 1; // of a panel, that make one output
     Places places;
     for (size_t unit = from; unit < to; unit++) {
@@ -141,7 +143,7 @@ static void do_tiles(const void *all, size_t from, size_t to) {
 }
 
 EXPORT int stillmotion_convolve(const Convolution *job, unsigned threads) {
-    const size_t tiles = (job->count * job->height * job->width + TILE - 1) / TILE;
+    const size_t tiles = (pixels_of(job) + TILE - 1) / TILE;
     share(tiles * ((job->outputs + PANEL - 1) / PANEL), threads, do_tiles, job);
     return 0;
 }

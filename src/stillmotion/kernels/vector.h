@@ -21,6 +21,9 @@ INLINE size_t at_most(size_t a, size_t b) { return a < b ? a : b; }
 
 INLINE __mmask16 first(size_t count) { return (__mmask16)(count >= LANES ? 0xffff : (1u << count) - 1); }
 
+// Those of a vector that begins at `at`, of `count` numbers.
+INLINE __mmask16 behind(size_t count, size_t at) { return at < count ? first(count - at) : 0; }
+
 INLINE __m512 widened(__m256i x) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16)); }
 
 #define LOG2_E 1.4426950409f

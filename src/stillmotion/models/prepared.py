@@ -30,7 +30,16 @@ from ..kernels import operations
 from ..nn.attention import GEGLU, FeedForward, attend_within
 from ..nn.embedding import sinusoid
 from ..nn.mix import Mix
-from ..nn.products import Convolution, GatedProduct, Product, TinyConvolution, is_own, is_tiny
+from ..nn.products import (
+    Convolution,
+    GatedProduct,
+    HalvingConvolution,
+    Product,
+    TinyConvolution,
+    add_portion,
+    is_own,
+    is_tiny,
+)
 from ..nn.regions import are_in_force, region
 from ..nn.resample import Downsample, Upsample
 from ..nn.resnet import ResnetBlock, SpatioTemporalResnet, TemporalResnetBlock
@@ -117,6 +126,9 @@ class LaidOut:
                 self._take_resnet(module, whole)
             elif isinstance(module, SpatioTemporalTransformer):
                 self._take_transformer(module, videos * frames * rows * columns)
+            elif isinstance(module, Downsample):
+                halve = HalvingConvolution(module.conv)
+                self._take(module.conv if halve.is_own else None, halve)
             else:
                 conv = cast(Upsample, module).conv
                 like = _at_once(whole(conv.in_channels))
@@ -152,11 +164,12 @@ class LaidOut:
 
 
 def _sized(unet: UNet, height: int, width: int) -> Iterator[tuple[nn.Module, tuple[int, int]]]:
-    """Blocks and doublings, each with the height and the width of what goes in."""
+    """Blocks, halvings and doublings, each with the height and the width of what goes in."""
     sizes = [(height, width)]
     for level in unet.down_blocks:
         yield from ((each, sizes[-1]) for pair in _blocks(cast(DownLevel, level)) for each in pair if each is not None)
         if "downsamplers" in level._modules:
+            yield from ((each, sizes[-1]) for each in cast(nn.ModuleList, level.downsamplers))
             sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
     for blocks in (unet.mid_block.resnets, unet.mid_block.attentions):
         yield from ((each, sizes[-1]) for each in cast(nn.ModuleList, blocks))
@@ -233,7 +246,7 @@ class Prepared:
                 h = self._transformer(layer, h)
             outputs.append(h)
         if "downsamplers" in level._modules:
-            outputs += [_halved(layer, h) for layer in _as_kind(Downsample, level.downsamplers)]
+            outputs += [self._halved(layer, h) for layer in _as_kind(Downsample, level.downsamplers)]
         return outputs
 
     def _up(self, level: UpLevel, h: Tensor, skips: list[Tensor], embedding: Tensor) -> Tensor:
@@ -245,6 +258,10 @@ class Prepared:
             for layer in _as_kind(Upsample, level.upsamplers):
                 h = self._enlarged(layer, h, (skips[-1].shape[2], skips[-1].shape[3]))
         return h
+
+    def _halved(self, layer: Downsample, x: Float[Tensor, "b t h w c"]) -> Float[Tensor, "b t h2 w2 c"]:
+        halve = self._ready((layer,), lambda: HalvingConvolution(layer.conv))
+        return halve(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
     def _enlarged(
         self, layer: Upsample, x: Float[Tensor, "b t h w c"], size: tuple[int, int]
@@ -337,7 +354,7 @@ class Prepared:
             _move_across(x, temporal.norm1, temporal.norm2, conv1, conv2, shift, share)
             return
         h = _pixelwise(_activated(x, temporal.norm1), pixels, lambda part: conv1(part, shift=shift))
-        _move(x, _pixelwise(_activated(h, temporal.norm2), pixels, conv2), share)
+        add_portion(x, _pixelwise(_activated(h, temporal.norm2), pixels, conv2), 1 - share)
 
     def _layers(self, block: SpatialTransformerBlock | TemporalTransformerBlock, rows: int) -> _Layers:
         return self._ready((block, rows), lambda: _Layers(block, rows))
@@ -374,9 +391,13 @@ class _Layers:
         self._out = Product(out.weight, out.bias, rows)
         self._feed = _Feed(block.ff, rows)
 
-    def __call__(self, x: Float[Tensor, "r n c"], look: Float[Tensor, "r 1 c"]) -> Float[Tensor, "r n c"]:
-        qkv = self._qkv(self._norm1(x))
-        return self._feed(self._norm3, self._out.with_other(attend_within(qkv, self._heads), x + look, "add"))
+    def __call__(
+        self, x: Float[Tensor, "r n c"], look: Float[Tensor, "r 1 c"], target: Float[Tensor, "r n c"] | None = None
+    ) -> Float[Tensor, "r n c"]:
+        """The block of `x`; into `target` where it is given, which may be `x`."""
+        qkv = self._qkv(_standardised(x, self._norm1))
+        attended = self._out.with_other(attend_within(qkv, self._heads), x + look, "add")
+        return self._feed(self._norm3, attended, target)
 
 
 class _Feed:
@@ -387,8 +408,10 @@ class _Feed:
         self._first = GatedProduct(first.weight, first.bias, rows)
         self._last = Product(last.weight, last.bias, rows)
 
-    def __call__(self, norm: nn.Module, x: Float[Tensor, "r n c"]) -> Float[Tensor, "r n c"]:
-        return self._last.with_other(self._first(norm(x)), x, "add")
+    def __call__(
+        self, norm: nn.LayerNorm, x: Float[Tensor, "r n c"], target: Float[Tensor, "r n c"] | None = None
+    ) -> Float[Tensor, "r n c"]:
+        return self._last.with_other(self._first(_standardised(x, norm)), x, "add", target)
 
 
 @region()
@@ -415,17 +438,9 @@ def _move_across(
     shift: Float[Tensor, " c"],
     frame_share: float | Tensor,
 ) -> None:
-    """A residual block of pixels' histories and its blend, in place."""
+    """A residual block of pixels' histories and its blend, in place: a x + (1 - a)(x + h) is x + (1 - a) h."""
     h = conv1(_activated(x, norm1), shift=shift)
-    _move(x, conv2(_activated(h, norm2)), frame_share)
-
-
-def _move(x: Tensor, change: Tensor, frame_share: float | Tensor) -> None:
-    """alpha x + (1 - alpha)(x + change), in place."""
-    if isinstance(frame_share, Tensor):
-        x.addcmul_(change, 1 - frame_share)
-    else:
-        x.add_(change, alpha=1 - frame_share)
+    conv2.add_to(x, _activated(h, norm2), 1 - frame_share)
 
 
 @region()
@@ -437,7 +452,7 @@ def _entered(
 
 @region()
 def _replace(x: Float[Tensor, "r n c"], layers: _Layers, look: Float[Tensor, "r 1 c"]) -> None:
-    x.copy_(layers(x, look))
+    layers(x, look, target=x)
 
 
 @region()
@@ -535,6 +550,12 @@ def _activated(rows: Float[Tensor, "r h w c"], norm: nn.GroupNorm) -> Float[Tens
     return F.silu(_normalised(rows, norm), inplace=True)
 
 
+def _standardised(x: Float[Tensor, "r n c"], norm: nn.LayerNorm) -> Float[Tensor, "r n c"]:
+    if is_own(x):
+        return operations.layer_norm(x, norm.weight, norm.bias, norm.eps)
+    return norm(x)
+
+
 def _shift(block: ResnetBlock | TemporalResnetBlock, embedding: Float[Tensor, "2 e"]) -> Float[Tensor, " c"]:
     assert block.time_emb_proj is not None, "every residual block of the U-Net has one"
     return block.time_emb_proj(embedding)[0]
@@ -564,6 +585,3 @@ def _frame_share_there(mix: Mix) -> Float[Tensor, ""]:
     share = mix.mix_factor.to(torch.promote_types(mix.mix_factor.dtype, torch.float32)).sigmoid()[0]
     return 1 - share if mix.weighs_temporal else share
 
-
-def _halved(layer: Downsample, x: Float[Tensor, "b t h w c"]) -> Float[Tensor, "b t h2 w2 c"]:
-    return layer(x.permute(0, 1, 4, 2, 3)).permute(0, 1, 3, 4, 2).contiguous()

@@ -14,7 +14,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..kernels import operations
@@ -25,6 +25,14 @@ SMALL_FRAME = 64
 # Images with no side above this are products of all their pixels: of 36 taps that meet 2x2 pixels, 20 lie beside them.
 TINY_SIDE = 2
 _ONCE = (1, 1)
+
+
+def add_portion(target: Tensor, x: Tensor, portion: float | Float[Tensor, ""]) -> None:
+    """Add `portion` times `x` to `target`, in place."""
+    if isinstance(portion, Tensor):
+        target.addcmul_(x, portion)
+    else:
+        target.add_(x, alpha=portion)
 
 
 def is_own(x: Tensor) -> bool:
@@ -70,7 +78,7 @@ class Product:
         if self._is_own and then == "none":
             own = self._own_bias if shift is None else self._own_bias + shift
             into = None if target is None else _as_row(target)
-            made = operations.convolve(_as_row(x), self._weight, own, _ONCE, target=into)
+            made = operations.convolve(_as_row(x), self._weight, own, operations.POINT, target=into)
             return made.view(*x.shape[:-1], self.outputs)
         made = self._then(x, then, shift)
         return made if target is None else target.copy_(made)
@@ -96,7 +104,7 @@ class Product:
         if self._is_own and how == "add":
             into = None if target is None else _as_row(target)
             made = operations.convolve(
-                _as_row(x), self._weight, self._own_bias, _ONCE, "add", _as_row(other), target=into
+                _as_row(x), self._weight, self._own_bias, operations.POINT, _as_row(other), target=into
             )
             return made.view(other.shape) if target is None else target
         made = self._with_other(x, other, how)
@@ -125,7 +133,7 @@ class GatedProduct:
     def __call__(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... f"]:
         """Values times GELU of their gates."""
         if self._is_own:
-            made = operations.convolve(_as_row(x), self._weight, self._bias, _ONCE, "gate")
+            made = operations.convolve(_as_row(x), self._weight, self._bias, operations.POINT, is_gated=True)
             return made.view(*x.shape[:-1], made.shape[-1])
         return self._value.with_other(x, self._gate(x, "gelu"), "mul")
 
@@ -154,7 +162,7 @@ class Convolution:
         self._padding = [0, 0] if is_padded else [weight.shape[2] // 2, weight.shape[3] // 2]
         self._weight = weight
         if self.is_own:
-            self._taps, self._is_padded = (weight.shape[2], weight.shape[3]), is_padded
+            self._window = operations.Window(weight.shape[2], weight.shape[3], is_padded=is_padded)
             self._weight, self._own_bias = operations.packed(weight), operations.packed_bias(bias, weight)
         elif self.is_fused:
             margins = [taps - 1 if is_padded else 0 for taps in weight.shape[2:]]
@@ -174,12 +182,18 @@ class Convolution:
         `shift` is added to the bias.
         """
         if self.is_own:
-            bias, how = self._own_bias if shift is None else self._own_bias + shift, "" if residual is None else "add"
-            kept = {"other": residual, "is_padded": self._is_padded, "target": target}
-            return operations.convolve(x, self._weight, bias, self._taps, how, **kept)
+            bias = self._own_bias if shift is None else self._own_bias + shift
+            return operations.convolve(x, self._weight, bias, self._window, residual, target=target)
         is_in_place = residual is not None and residual is target
         made = self._convolved(x, residual, shift, is_in_place)
         return made if target is None or is_in_place else target.copy_(made)
+
+    def add_to(self, target: Float[Tensor, "r h w d"], x: Float[Tensor, "r h w c"], portion: float | Tensor) -> None:
+        """Add `portion` times the convolution of `x` to `target`, in place."""
+        if self.is_own:
+            operations.convolve(x, self._weight, self._own_bias, self._window, target, float(portion), target=target)
+        else:
+            add_portion(target, self(x), portion)
 
     def _convolved(self, x: Tensor, residual: Tensor | None, shift: Tensor | None, is_in_place: bool) -> Tensor:
         image, bias = x.permute(0, 3, 1, 2), self._bias if shift is None or self._bias is None else self._bias + shift
@@ -230,6 +244,28 @@ class TinyConvolution:
         made = torch.stack([product(pixels, shift=shift) for product in self._products], dim=1).view(*x.shape[:3], -1)
         made = made if residual is None else made.add_(residual)
         return made if target is None else target.copy_(made)
+
+    def add_to(self, target: Float[Tensor, "r h w d"], x: Float[Tensor, "r h w c"], portion: float | Tensor) -> None:
+        """Add `portion` times the convolution of `x` to `target`, in place."""
+        add_portion(target, self(x), portion)
+
+
+class HalvingConvolution:
+    """A convolution of stride 2 with zeros beyond all sides, of images `r h w c`."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        self._conv = conv
+        weight = conv.weight
+        self.is_own = are_own(weight)
+        if self.is_own:
+            self._weight, self._bias = operations.packed(weight), operations.packed_bias(conv.bias, weight)
+            self._window = operations.Window(weight.shape[2], weight.shape[3], stride=2)
+
+    def __call__(self, x: Float[Tensor, "r h w c"]) -> Float[Tensor, "r h2 w2 d"]:
+        """Height and width halve, odd ones rounded up."""
+        if self.is_own:
+            return operations.convolve(x, self._weight, self._bias, self._window)
+        return self._conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
 
 
 def is_tiny(weight: Float[Tensor, "d c i j"], like: Float[Tensor, "r h w c"]) -> bool:

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..kernels import operations
-from .products import Convolution, Product, are_own, is_fused
+from .products import Convolution, Product, add_portion, are_own, is_fused
 
 # What the taps are multiplied with to make those of the products.
 SUMS_OF_TAPS = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
@@ -100,6 +100,14 @@ class WinogradConvolution:
         if self._is_own:
             return self._own(x, residual, shift, target, is_padded=False)
         return self.of_padded(F.pad(x, self._margins), residual, shift, target)
+
+    def add_to(self, target: Float[Tensor, "r h w d"], x: Float[Tensor, "r h w c"], portion: float | Tensor) -> None:
+        """Add `portion` times the convolution of `x` to `target`, in place."""
+        if self._is_own:
+            kept = {"other": target, "portion": float(portion), "target": target}
+            operations.convolve_in_sums(x, self._weights, self._bias, self._axes, **kept)
+        else:
+            add_portion(target, self(x), portion)
 
     def of_padded(
         self,

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stillmotion.kernels import operations
+from stillmotion.kernels.operations import POINT, Window
 from stillmotion.kernels.library import absence
 from stillmotion.nn.winograd import SUMS_OF_TAPS, SUMS_OF_TAPS_DOUBLED, sums_over_both
 
@@ -41,14 +42,17 @@ SIZES = [(1, 1, 1), (2, 5, 7), (1, 1, 13), (3, 4, 4), (1, 9, 1)]
 @pytest.mark.parametrize(("channels", "outputs"), [(2, 16), (20, 64), (6, 112), (34, 144)])
 def test_convolutions(size: tuple[int, int, int], taps: tuple[int, int], channels: int, outputs: int) -> None:
     x, weight, bias, other = drawn((*size, channels), (outputs, channels, *taps), (outputs,), (*size, outputs))
-    packed, expected = operations.packed(weight), convolved(x, weight, bias)
+    packed, expected, window = operations.packed(weight), convolved(x, weight, bias), Window(*taps)
     told = operations.packed_bias(bias, weight)
-    near(operations.convolve(x, packed, told, taps), expected)
-    near(operations.convolve(x, packed, told, taps, "add", other, portion=0.25), 0.25 * expected + other.double())
+    near(operations.convolve(x, packed, told, window), expected)
+    near(operations.convolve(x, packed, told, window, other, portion=0.25), 0.25 * expected + other.double())
     none = operations.packed_bias(None, weight)
-    near(operations.convolve(x, packed, none, taps), convolved(x, weight, None))
+    near(operations.convolve(x, packed, none, window), convolved(x, weight, None))
     framed = F.pad(x, (0, 0, taps[1] // 2, taps[1] // 2, taps[0] // 2, taps[0] // 2))
-    near(operations.convolve(framed, packed, told, taps, is_padded=True), expected)
+    near(operations.convolve(framed, packed, told, window._replace(is_padded=True)), expected)
+    halved = window._replace(stride=2)
+    near(operations.convolve(x, packed, told, halved), expected[:, ::2, ::2])
+    near(operations.convolve(framed, packed, told, halved._replace(is_padded=True)), expected[:, ::2, ::2])
 
 
 def test_a_convolution_reads_and_writes_parts_of_tensors() -> None:
@@ -56,14 +60,15 @@ def test_a_convolution_reads_and_writes_parts_of_tensors() -> None:
     x, target = wide[::2, 1:5, 2:], place[1::2, 3:7]
     before, expected = place.clone(), convolved(x, weight, bias) + target.double()
     packed, told = operations.packed(weight), operations.packed_bias(bias, weight)
-    made = operations.convolve(x, packed, told, (3, 3), "add", target, target=target)
+    made = operations.convolve(x, packed, told, Window(3, 3), target, target=target)
     assert made is target
     near(made, expected)
     before[1::2, 3:7] = target
     assert torch.equal(place, before)  # nothing beside it
-    near(operations.convolve(wide.transpose(1, 2), packed, told, (3, 3)), convolved(wide.transpose(1, 2), weight, bias))
+    turned = wide.transpose(1, 2)
+    near(operations.convolve(turned, packed, told, Window(3, 3)), convolved(turned, weight, bias))
     with pytest.raises(AssertionError):
-        operations.convolve(x, packed, told, (3, 3), target=torch.empty(2, 32, 4, 7).permute(0, 2, 3, 1))
+        operations.convolve(x, packed, told, Window(3, 3), target=torch.empty(2, 32, 4, 7).permute(0, 2, 3, 1))
 
 
 @pytest.mark.parametrize("tokens", [1, 6, 100])
@@ -72,7 +77,8 @@ def test_gates(tokens: int, hidden: int) -> None:
     x, weight, bias = drawn((1, 1, tokens, 40), (2 * hidden, 40, 1, 1), (2 * hidden,))
     value, gate = convolved(x, weight, bias).chunk(2, dim=-1)
     told = operations.packed_bias(bias, weight, is_gated=True)
-    near(operations.convolve(x, operations.packed(weight, is_gated=True), told, (1, 1), "gate"), value * F.gelu(gate))
+    packed = operations.packed(weight, is_gated=True)
+    near(operations.convolve(x, packed, told, POINT, is_gated=True), value * F.gelu(gate))
 
 
 def test_gelu_over_its_whole_range() -> None:
@@ -81,7 +87,7 @@ def test_gelu_over_its_whole_range() -> None:
     weight[:32, 1], weight[32:, 0] = 1, 1
     x = torch.stack([gate, torch.ones_like(gate)], dim=1)[None, None]
     packed, none = operations.packed(weight, is_gated=True), operations.packed_bias(None, weight, is_gated=True)
-    found = operations.convolve(x, packed, none, (1, 1), "gate")[0, 0, :, 0].double()
+    found = operations.convolve(x, packed, none, POINT, is_gated=True)[0, 0, :, 0].double()
     expected = F.gelu(gate.double())
     assert ((found - expected).abs() <= 2**-8 * expected.abs() + 1e-5).all()
 
@@ -151,6 +157,16 @@ def test_a_large_mean_costs_a_norm_no_digits() -> None:
     near(operations.group_norm(x, 8, weight, bias, 1e-5), expected.permute(0, 2, 3, 1), 1.5)
 
 
+@pytest.mark.parametrize("size", [(1, 2), (3, 7, 40), (2, 5, 3, 320)])
+def test_layer_norms(size: tuple[int, ...]) -> None:
+    x, weight, bias = drawn(size, size[-1:], size[-1:])
+    x = (3 * x.float() + 50).bfloat16()
+    expected = F.layer_norm(x.double(), size[-1:], weight.double(), bias.double(), 1e-5)
+    near(operations.layer_norm(x, weight, bias, 1e-5), expected, 1.5)
+    apart = torch.stack([x, x], dim=-2)[..., 0, :]
+    assert torch.equal(operations.layer_norm(apart, weight, bias, 1e-5), operations.layer_norm(x, weight, bias, 1e-5))
+
+
 @pytest.mark.parametrize("size", [(1, 1, 1, 16), (3, 5, 7, 40), (2, 70, 33, 64)])
 def test_moments(size: tuple[int, int, int, int]) -> None:
     (x,) = drawn(size)
@@ -211,9 +227,10 @@ def test_threads_change_nothing() -> None:
 
     def everything() -> list[Tensor]:
         return [
-            operations.convolve(x, taps, told, (3, 3)),
+            operations.convolve(x, taps, told, Window(3, 3)),
             operations.convolve_in_sums(x, sums, told, ("paired", "paired")),
             operations.group_norm(x, 8, gain, gain, 1e-5, is_activated=True),
+            operations.layer_norm(x, gain, gain, 1e-5),
             *operations.moments(x),
             operations.attend(qkv, 1),
         ]
@@ -233,11 +250,12 @@ def test_on_the_meta_device_there_are_shapes() -> None:
     x, weight = torch.empty(2, 4, 6, 32, device=META), torch.empty(64, 32, 3, 3, device=META)
     x, weight = x.bfloat16(), weight.bfloat16()
     packed, told = operations.packed(weight), operations.packed_bias(None, weight)
-    assert operations.convolve(x, packed, told, (3, 3)).shape == (2, 4, 6, 64)
+    assert operations.convolve(x, packed, told, Window(3, 3)).shape == (2, 4, 6, 64)
     sums = operations.packed(weight, sums_over_both(SUMS_OF_TAPS_DOUBLED))
     assert operations.convolve_in_sums(x, sums, told, ("doubled", "doubled")).shape == (2, 8, 12, 64)
     assert operations.attend(x.flatten(1, 2).repeat(1, 1, 3), 2).shape == (2, 24, 32)
     assert operations.group_norm(x, 8, told[:32], told[:32], 1e-5).shape == x.shape
+    assert operations.layer_norm(x, told[:32], told[:32], 1e-5).shape == x.shape
     assert operations.moments(x)[0].shape == (2, 32)
     operations.scaled(x, told[None, :32], told[None, :32], x)
 
@@ -255,7 +273,7 @@ def test_what_they_are_for() -> None:
 def test_no_images_are_no_work() -> None:
     x, weight = drawn((0, 4, 4, 32), (64, 32, 3, 3))
     told = operations.packed_bias(None, weight)
-    assert operations.convolve(x, operations.packed(weight), told, (3, 3)).shape == (0, 4, 4, 64)
+    assert operations.convolve(x, operations.packed(weight), told, Window(3, 3)).shape == (0, 4, 4, 64)
     sums = operations.packed(weight, sums_over_both(SUMS_OF_TAPS))
     assert operations.convolve_in_sums(x, sums, told, ("paired", "paired")).shape == (0, 4, 4, 64)
     assert operations.group_norm(x, 8, x.new_ones(32), x.new_ones(32), 1e-5).shape == x.shape

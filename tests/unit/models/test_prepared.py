@@ -279,4 +279,4 @@ def test_in_half_precision_our_own_code_does_the_work(unet: UNet, monkeypatch: p
     x, c_noise, context, numbers = inputs(unet.cfg)
     with torch.inference_mode():
         Prepared(unet.bfloat16(), context.bfloat16(), numbers[:1])(x.bfloat16(), c_noise)
-    assert asked == {"pack", "convolve", "convolve_in_sums", "group_norm", "attend"}
+    assert asked == {"pack", "convolve", "convolve_in_sums", "group_norm", "layer_norm", "attend"}
