@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -52,6 +53,21 @@ def either_code(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     elif absence() is not None:
         pytest.skip(f"the compiled code is not here: {absence()}")
     return request.param
+
+
+@pytest.fixture
+def own_code_asked(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The functions of our own compiled code that a test calls, by name, as it goes on."""
+    if absence() is not None:
+        pytest.skip(f"the compiled code is not here: {absence()}")
+    asked, before = set(), operations._call
+
+    def noted(name: str, *given: Any) -> None:
+        asked.add(name)
+        before(name, *given)
+
+    monkeypatch.setattr(operations, "_call", noted)
+    return asked
 
 
 @pytest.fixture

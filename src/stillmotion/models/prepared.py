@@ -584,4 +584,3 @@ def _frame_share(mix: Mix) -> float:
 def _frame_share_there(mix: Mix) -> Float[Tensor, ""]:
     share = mix.mix_factor.to(torch.promote_types(mix.mix_factor.dtype, torch.float32)).sigmoid()[0]
     return 1 - share if mix.weighs_temporal else share
-

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stillmotion.kernels import operations
-from stillmotion.kernels.operations import POINT, Window
 from stillmotion.kernels.library import absence
+from stillmotion.kernels.operations import POINT, Window
 from stillmotion.nn.winograd import SUMS_OF_TAPS, SUMS_OF_TAPS_DOUBLED, sums_over_both
 
 pytestmark = pytest.mark.skipif(absence() is not None, reason=f"the compiled code is not here: {absence()}")

@@ -13,8 +13,6 @@ from torch import nn
 
 from stillmotion.checkpoints.load import fill
 from stillmotion.checkpoints.store import TensorFile, TensorSet, write
-from stillmotion.kernels import operations
-from stillmotion.kernels.library import absence
 from stillmotion.models import prepared as module
 from stillmotion.models.kept import Kept
 from stillmotion.models.mapped import CAN_GIVE_BACK
@@ -267,16 +265,8 @@ def test_slices_of_the_feed_forwards_change_nothing_on_the_cpu(unet: UNet) -> No
     assert compare(unet, torch.float64) < 1e-12
 
 
-@pytest.mark.skipif(absence() is not None, reason=f"the compiled code is not here: {absence()}")
-def test_in_half_precision_our_own_code_does_the_work(unet: UNet, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, before = set(), operations._call
-
-    def noted(name: str, *given: Any) -> None:
-        asked.add(name)
-        before(name, *given)
-
-    monkeypatch.setattr(operations, "_call", noted)
+def test_in_half_precision_our_own_code_does_the_work(unet: UNet, own_code_asked: set[str]) -> None:
     x, c_noise, context, numbers = inputs(unet.cfg)
     with torch.inference_mode():
         Prepared(unet.bfloat16(), context.bfloat16(), numbers[:1])(x.bfloat16(), c_noise)
-    assert asked == {"pack", "convolve", "convolve_in_sums", "group_norm", "layer_norm", "attend"}
+    assert own_code_asked == {"pack", "convolve", "convolve_in_sums", "group_norm", "layer_norm", "attend"}

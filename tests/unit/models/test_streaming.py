@@ -90,6 +90,11 @@ def test_in_bfloat16_it_is_as_near_to_float64_as_decode(temporal: Autoencoder) -
     assert off[0] < 1.2 * off[1]
 
 
+def test_in_bfloat16_our_own_code_does_the_work(temporal: Autoencoder, own_code_asked: set[str]) -> None:
+    decode_streamed(temporal.to(torch.bfloat16), latents(1, 4, 4, 6, 5).bfloat16(), 4)
+    assert own_code_asked == {"pack", "convolve", "convolve_in_sums", "moments", "apply"}
+
+
 @pytest.fixture
 def wide(redraw: Callable[..., None]) -> Autoencoder:
     """Channels and frames so many that every convolution takes its way with the fewest products."""

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
-from stillmotion.nn.products import SMALL_FRAME, Convolution, GatedProduct, Product, TinyConvolution, is_fused, is_tiny
+from stillmotion.nn.products import (
+    SMALL_FRAME,
+    Convolution,
+    GatedProduct,
+    HalvingConvolution,
+    Product,
+    TinyConvolution,
+    is_fused,
+    is_tiny,
+)
 
 pytestmark = pytest.mark.usefixtures("either_code")
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
@@ -72,6 +84,22 @@ def test_convolutions(dtype: torch.dtype, size: tuple[int, int, int], kernel: tu
         close(target, expected, dtype)
         close(convolution(x, residual, target=residual), expected + kept.double(), dtype)
         close(residual, expected + kept.double(), dtype)
+        for portion in (0.25, torch.tensor(0.25)):
+            sum_up = kept.clone()
+            convolution.add_to(sum_up, x, portion)
+            close(sum_up, 0.25 * expected + kept.double(), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [(2, 9, 11), (3, 4, 4), (1, 1, 1)])
+@pytest.mark.parametrize("outputs", [48, 40])
+def test_halvings(dtype: torch.dtype, size: tuple[int, int, int], outputs: int) -> None:
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn((*size, 32), generator=draw).to(dtype)
+    conv = nn.Conv2d(32, outputs, 3, stride=2, padding=1, dtype=dtype)
+    expected = copy.deepcopy(conv).double()(x.double().permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    with torch.inference_mode():
+        close(HalvingConvolution(conv)(x), expected, dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -86,6 +114,9 @@ def test_convolutions_of_tiny_images(dtype: torch.dtype, size: tuple[int, int, i
         close(convolution(x), expected, dtype)
         close(convolution(x, residual), expected + residual.double(), dtype)
         close(convolution(x, shift=shift), expected + shift.double(), dtype)
+        kept = residual.clone()
+        convolution.add_to(residual, x, 0.25)
+        close(residual, 0.25 * expected + kept.double(), dtype)
 
 
 def test_what_counts_as_tiny() -> None:

@@ -41,6 +41,8 @@ def test_a_convolution(dtype: torch.dtype, size: tuple[int, int, int], width: in
     close(convolution(x), expected(x, weight, bias), dtype)
     close(convolution(x, residual), expected(x, weight, bias) + residual.double(), dtype)
     assert torch.equal(residual, kept)
+    convolution.add_to(residual, x, 0.25)
+    close(residual, 0.25 * expected(x, weight, bias) + kept.double(), dtype)
 
 
 @pytest.mark.parametrize("dtype", list(TOLERANCES))
@@ -50,6 +52,9 @@ def test_a_convolution_with_pairs_of_rows_alone(dtype: torch.dtype, size: tuple[
     convolution = WinogradConvolution(weight, bias, x, along_rows_only=True)
     close(convolution(x), expected(x, weight, bias), dtype)
     close(convolution(x, residual), expected(x, weight, bias) + residual.double(), dtype)
+    kept = residual.clone()
+    convolution.add_to(residual, x, 0.25)
+    close(residual, 0.25 * expected(x, weight, bias) + kept.double(), dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
