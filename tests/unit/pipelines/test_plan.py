@@ -10,7 +10,7 @@ from stillmotion.diffusion.guidance import Unguided
 from stillmotion.diffusion.samplers import Heun
 from stillmotion.pipelines import plan
 from stillmotion.pipelines.image_to_video import VideoSettings
-from stillmotion.pipelines.plan import Cost, Rates, copy_rate, cost, expected, rates_of
+from stillmotion.pipelines.plan import Cost, Rates, copy_rate, cost, expected, matrix_rate, rates_of
 from stillmotion.placement import Placement, Savings
 from stillmotion.presets import SVD, TINY
 
@@ -38,26 +38,36 @@ def test_calls_and_branches_are_counted() -> None:
     assert plain.encode_operations == alone.encode_operations > 0
 
 
-# At 1 TFLOP/s and the reached share of 0.45: 1 s, 20 s and 3 s of computing; 4 calls of two branches.
+# At 1 TFLOP/s and the share of 0.45 that accelerators reach: 1 s, 20 s and 3 s of computing; 4 calls of two branches.
 COUNTED = Cost(0.45e12, 9e12, 1.35e12, model_calls=4, branches=2, weight_bytes=3 * 10**9, unet_bytes=2 * 10**9)
 RATES = Rates(operations_per_s=1e12, bytes_per_s=1e9)
 CPU, GPU = Placement(device="cpu", dtype="float32"), Placement(device="cuda", dtype="float16")
+METAL = Placement(device="mps", dtype="float16")
 
 
 def test_time_is_operations_over_the_rate() -> None:
-    found = expected(COUNTED, CPU, RATES)
+    found = expected(COUNTED, METAL, RATES)
     assert (found.encode, found.denoise, found.decode, found.waiting) == pytest.approx((1, 20, 3, 0))
-    twice = expected(COUNTED, CPU, Rates(2e12, 1e9))
+    twice = expected(COUNTED, METAL, Rates(2e12, 1e9))
     assert twice.seconds == pytest.approx(found.seconds / 2) == pytest.approx(12)
+
+
+def test_a_processor_reaches_more_than_its_rate_where_convolutions_save_multiplications() -> None:
+    found = expected(COUNTED, CPU, RATES)
+    assert (found.encode, found.denoise, found.decode) == pytest.approx((0.45 / 0.8, 9 / 1.1, 1.35 / 1.4))
+
+
+def test_the_rate_is_that_of_a_product_of_so_many_numbers() -> None:
+    assert 1e8 < matrix_rate(CPU, size=256) < 1e14
 
 
 def test_offloaded_weights_take_their_time() -> None:
     model = expected(COUNTED, dataclasses.replace(GPU, offload="model"), RATES)
     assert (model.encode, model.denoise, model.decode) == pytest.approx((2, 22, 3.5))  # 1, 2 and 0.5 GB once
     assert model.waiting == pytest.approx(3.5)
-    layers = expected(COUNTED, dataclasses.replace(CPU, offload="sequential"), RATES)
+    layers = expected(COUNTED, dataclasses.replace(METAL, offload="sequential"), RATES)
     assert layers.denoise == pytest.approx(20 + 4 * 2)  # 2 GB a call
-    in_turn = dataclasses.replace(CPU, offload="sequential", savings=Savings(branches="in-turn"))
+    in_turn = dataclasses.replace(METAL, offload="sequential", savings=Savings(branches="in-turn"))
     assert expected(COUNTED, in_turn, RATES).denoise == pytest.approx(20 + 8 * 2)
 
 
