@@ -138,7 +138,9 @@ def _memory_told(planned: Plan) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """In seconds, or where those are many in minutes or hours too."""
+    """In seconds, of which few have a tenth, or where those are many in minutes or hours too."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 120:
         return f"{whole} s"

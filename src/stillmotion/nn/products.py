@@ -37,7 +37,7 @@ def add_portion(target: Tensor, x: Tensor, portion: float | Float[Tensor, ""]) -
 
 def is_own(x: Tensor) -> bool:
     """Whether our own compiled code is for such a tensor: not in compiled regions, which do not know it."""
-    return operations.takes(x) and not are_in_force()
+    return not are_in_force() and operations.takes(x)
 
 
 def are_own(weight: Float[Tensor, "d c i j"], is_gated: bool = False) -> bool:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from stillmotion import placement
 from stillmotion.conditioning import Condition
+from stillmotion.kernels import operations
 from stillmotion.models.autoencoder import Autoencoder, AutoencoderConfig
 from stillmotion.models.compiled import Compiled, Replayed, pays
 from stillmotion.models.components import Components
@@ -115,6 +116,13 @@ def test_half_precision_is_as_near_as_it_is_plainly(unet: UNet) -> None:
     plain = (unet(*rounded).double() - expected).abs().mean()
     made = (step(Regions(COUNTING), unet, latents(2, 3, 6, 4, dtype=torch.bfloat16)).double() - expected).abs().mean()
     assert made < 1.5 * plain
+
+
+@pytest.mark.slow
+def test_compiled_regions_never_ask_for_our_own_code(unet: UNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced by torch's compiler, the question would be told to the user as a warning."""
+    monkeypatch.setattr(operations, "takes", lambda x: pytest.fail("was asked"))
+    assert step(Regions(COUNTING), unet.bfloat16(), latents(2, 3, 6, 4, dtype=torch.bfloat16)).isfinite().all()
 
 
 def test_without_its_compiler_the_denoiser_gives_its_own_bytes(unet: UNet, caplog: pytest.LogCaptureFixture) -> None:
