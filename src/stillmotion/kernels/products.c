@@ -18,8 +18,8 @@ typedef struct {
     size_t count, height, width, channels; // of images; a product has one of one row
     size_t made_height, made_width;        // of what becomes of an image
     size_t taps_down, taps_across, outputs;
-    size_t stride, above,
-        before; // from one output to the next in the image; where the first one's taps begin beyond it
+    size_t stride;        // from one output to the next, in pixels of the image
+    size_t above, before; // how far beyond the image the first output's taps begin
     size_t pixel_stride, row_stride, image_stride; // of images
     size_t target_stride, target_image_stride;     // from one pixel to the next; rows lie one behind the other
     size_t other_stride, other_image_stride;

@@ -23,10 +23,11 @@ from .image_to_video import VideoSettings
 
 # Bytes of one measured copy: large beside what a copy costs to begin, small beside any memory.
 COPIED_BYTES = 64 * 2**20
-# The share of the machine's matrix rate that these networks reached on the GPUs measured so far, in each stage.
+# The share of the machine's matrix rate that these networks reach in each stage: assumed for accelerators, on which
+# published implementations reach a third to a half.
 REACHED_SHARE = {"encode": 0.45, "denoise": 0.45, "decode": 0.45}
-# The same of a CPU, where convolutions save most of their multiplications: 14 x 256 x 256 in float32 and bfloat16
-# reached 1.09 and 1.16 in denoising, 1.39 and 1.58 in decoding (two Zen 4 cores).
+# The same of a CPU, where convolutions save most of their multiplications, measured: 14 x 256 x 256 in float32 and
+# bfloat16 reached 1.09 and 1.16 in denoising, 1.39 and 1.58 in decoding (two Zen 4 cores).
 REACHED_SHARE_OF_CPU = {"encode": 0.8, "denoise": 1.1, "decode": 1.4}
 
 
