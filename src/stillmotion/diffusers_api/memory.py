@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 
 from ..errors import StillmotionError
-from ..pipelines.memory import free_caches, is_out_of_memory
+from ..pipelines.ladder import free_caches, is_out_of_memory
 
 Result = TypeVar("Result")
 

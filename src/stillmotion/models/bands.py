@@ -14,6 +14,7 @@ from ..kernels import operations
 from ..nn.products import Convolution, are_own, is_fused
 from ..nn.winograd import DoublingConvolution, WinogradConvolution
 from .moments import Moments, activated, joined, moments_of, pooled
+from .parked import Bands
 
 Affine = tuple[Float[Tensor, "k c"], Float[Tensor, "k c"]]
 
@@ -61,6 +62,11 @@ class Kernel:
         if key not in self._runs:
             self._runs[key] = self._laid_out(like, *key)
         return self._runs[key](images, residual, target)
+
+    @property
+    def writes_itself(self) -> bool:
+        """Whether results are made where they go, and not copied there."""
+        return are_own(self._weight)
 
     def takes_whole(self, images: Float[Tensor, "n h w c"]) -> bool:
         """Whether whole images need no margins: what convolves them makes its own."""
@@ -113,6 +119,7 @@ def within_frames(
     kernel: Kernel,
     target: Float[Tensor, "n h2 w2 c2"] | None,
     rows: int,
+    space: Bands,
     shortcut: tuple[Float[Tensor, "n h w c3"], Kernel | None] | None = None,
 ) -> tuple[Float[Tensor, "n h2 w2 c2"], Moments]:
     """Convolve frames, normalised and activated where a norm is given, into `target`; a row of statistics a frame.
@@ -124,7 +131,10 @@ def within_frames(
     found, heights, made, height = [], [], [], source.shape[1]
     for top, bottom in _bands(height, rows):
         is_whole = bottom - top == height and kernel.takes_whole(source)
-        images = _activated(source.to(kernel.device), norm) if is_whole else _framed(source, top, bottom, norm, kernel)
+        if is_whole:
+            images = _activated(source.to(kernel.device), norm, space)
+        else:
+            images = _framed(source, top, bottom, norm, kernel, space)
         written = None
         if target is not None:
             written = target[:, (1 + kernel.doubles) * top : (1 + kernel.doubles) * bottom]
@@ -133,7 +143,7 @@ def within_frames(
         if shortcut is not None:
             other, its_kernel = shortcut
             is_there = there is not None and other is target and its_kernel is None
-            residual = there if is_there else _shortened(other[:, top:bottom].to(kernel.device), its_kernel)
+            residual = there if is_there else _shortened(other[:, top:bottom].to(kernel.device), its_kernel, space)
         band = kernel(images, residual, there, is_whole)
         if written is not None and there is None:
             written.copy_(band)
@@ -144,16 +154,22 @@ def within_frames(
 
 
 def across_frames(
-    x: Float[Tensor, "t p c"], norm: Affine | None, kernel: Kernel, target: Float[Tensor, "t p c2"] | None = None
+    x: Float[Tensor, "t p c"],
+    norm: Affine | None,
+    kernel: Kernel,
+    space: Bands,
+    target: Float[Tensor, "t p c2"] | None = None,
 ) -> Float[Tensor, "t p c2"]:
     """Convolve every pixel over its three neighbours in time, normalised and activated where a norm is given.
 
-    target: where the result goes, on the kernel's device.
+    target: where the result goes, on the kernel's device; without one it may lie in `space`, until the next call.
     """
     image, into = x[None], None if target is None else target[None]
+    if into is None and kernel.writes_itself:
+        into = space.take("made", *image.shape[:3], kernel.outputs)
     if kernel.takes_whole(image):
-        return kernel(_activated(image, norm), target=into, is_whole=True)[0]
-    padded = x.new_empty(len(x) + 2, *x.shape[1:])
+        return kernel(_activated(image, norm, space), target=into, is_whole=True)[0]
+    padded = space.take("before", 1, len(x) + 2, x.shape[1], x.shape[2])[0]
     padded[0], padded[-1] = 0, 0
     _fill(padded[None, 1:-1], image, norm)
     return kernel(padded[None], target=into)[0]
@@ -180,13 +196,13 @@ def _bands(height: int, rows: int) -> Iterator[tuple[int, int]]:
 
 
 def _framed(
-    source: Float[Tensor, "n h w c"], top: int, bottom: int, norm: Affine | None, kernel: Kernel
+    source: Float[Tensor, "n h w c"], top: int, bottom: int, norm: Affine | None, kernel: Kernel, space: Bands
 ) -> Float[Tensor, "n h2 w2 c"]:
     """Rows of the frames with a margin of one pixel: their neighbours, or zeros beyond the border."""
     frames, height, width, channels = source.shape
     above, below = int(top == 0), int(bottom == height)
     window = source[:, top - 1 + above : bottom + 1 - below].to(kernel.device)
-    padded = window.new_empty(frames, bottom - top + 2, width + 2, channels)
+    padded = space.take("before", frames, bottom - top + 2, width + 2, channels)
     padded[:, :, 0], padded[:, :, -1] = 0, 0
     if above:
         padded[:, 0] = 0
@@ -196,10 +212,10 @@ def _framed(
     return padded
 
 
-def _activated(x: Float[Tensor, "n h w c"], norm: Affine | None) -> Float[Tensor, "n h w c"]:
+def _activated(x: Float[Tensor, "n h w c"], norm: Affine | None, space: Bands) -> Float[Tensor, "n h w c"]:
     if norm is None:
         return x.contiguous()
-    target = torch.empty_like(x, memory_format=torch.contiguous_format)
+    target = space.take("before", *x.shape)
     activated(x, *norm, target)
     return target
 
@@ -253,5 +269,7 @@ def _kept(made: Tensor, target: Tensor | None) -> Tensor:
     return made if target is None else target.copy_(made)
 
 
-def _shortened(x: Float[Tensor, "n h w c"], kernel: Kernel | None) -> Float[Tensor, "n h w c2"]:
-    return x if kernel is None else kernel(x)
+def _shortened(x: Float[Tensor, "n h w c"], kernel: Kernel | None, space: Bands) -> Float[Tensor, "n h w c2"]:
+    if kernel is None:
+        return x
+    return kernel(x, target=space.take("made", *x.shape[:3], kernel.outputs) if kernel.writes_itself else None)

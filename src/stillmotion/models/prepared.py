@@ -396,7 +396,7 @@ class _Layers:
     ) -> Float[Tensor, "r n c"]:
         """The block of `x`; into `target` where it is given, which may be `x`."""
         qkv = self._qkv(_standardised(x, self._norm1))
-        attended = self._out.with_other(attend_within(qkv, self._heads), x + look, "add")
+        attended = self._out(attend_within(qkv, self._heads), x + look)
         return self._feed(self._norm3, attended, target)
 
 
@@ -411,7 +411,7 @@ class _Feed:
     def __call__(
         self, norm: nn.LayerNorm, x: Float[Tensor, "r n c"], target: Float[Tensor, "r n c"] | None = None
     ) -> Float[Tensor, "r n c"]:
-        return self._last.with_other(self._first(_standardised(x, norm)), x, "add", target)
+        return self._last(self._first(_standardised(x, norm)), x, target=target)
 
 
 @region()
@@ -477,7 +477,7 @@ def _blend_across(
 
 @region()
 def _add_to(rows: Float[Tensor, "r h w c"], leave: Product, residual: Tensor, target: Tensor) -> None:
-    leave.with_other(rows, residual, "add", target)
+    leave(rows, residual, target=target)
 
 
 @region()

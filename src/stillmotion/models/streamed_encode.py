@@ -107,7 +107,8 @@ def _encoded(run: Run, encoder: Encoder, image: Float[Tensor, "1 c h w"]) -> Flo
     part, moments = _block(run, last, attended)
     kernel = kernel_of(encoder.conv_out, run.room.device)
     target = torch.empty(*part.shape[:3], kernel.outputs, dtype=part.dtype, device=run.room.device)
-    within_frames(part, affine(encoder.conv_norm_out, moments), kernel, target, run.rows(*part.shape[1:]))
+    norm, rows = affine(encoder.conv_norm_out, moments), run.rows(*part.shape[1:])
+    within_frames(part, norm, kernel, target, rows, run.bands)
     return target.permute(0, 3, 1, 2).contiguous()
 
 
@@ -115,7 +116,7 @@ def _entered(run: Run, conv: nn.Conv2d, image: Float[Tensor, "1 h w c"]) -> Made
     _, height, width, _ = image.shape
     kernel = kernel_of(conv, run.room.device)
     target = run.room.parked(1, height, width, kernel.outputs)
-    return within_frames(image, None, kernel, target, run.rows(height, width, kernel.outputs))
+    return within_frames(image, None, kernel, target, run.rows(height, width, kernel.outputs), run.bands)
 
 
 def _block(run: Run, block: ResnetBlock, parked: Parked) -> Made:

@@ -28,7 +28,7 @@ from .bands import (
     within_frames,
 )
 from .moments import Moments, affine, joined, moments_of, pooled
-from .parked import Clip, Passing, Room
+from .parked import Bands, Clip, Passing, Room
 
 # Bytes of a band on the CPU: a few of them fit into its last cache, so that norm, activation, product and statistics of
 # a band follow one another without main memory between them. Of 14 frames of 256 x 256, 2 MiB take 44.1 s in float32
@@ -72,6 +72,8 @@ class Run:
     doubled: Passing
     # What the whole video is between the two convolutions of a temporal block.
     between: Passing
+    # What is made of one band, and read at once.
+    bands: Bands
     frames_at_once: int
     rows_at_once: int | None
     # Whether temporal blocks at full size keep what lies between their two convolutions, rather than make it twice.
@@ -114,6 +116,7 @@ def run_in(
         hidden=Passing(passing),
         doubled=Passing(passing),
         between=Passing(room),
+        bands=Bands(dataclasses.replace(room, park="device")),
         frames_at_once=min(frames_at_once, frames),
         rows_at_once=rows_at_once,
         keeps_hidden=frames_at_once >= frames,
@@ -174,7 +177,7 @@ def enter(run: Run, conv: nn.Conv2d, latents: Float[Tensor, "t c h w"]) -> Clip:
     rows = run.rows(height, width, kernel.outputs)
     for part in latents.permute(0, 2, 3, 1).split(run.frames(height, width, kernel.outputs)):
         target = run.room.parked(len(part), height, width, kernel.outputs)
-        clip.append(*within_frames(part, None, kernel, target, rows))
+        clip.append(*within_frames(part, None, kernel, target, rows, run.bands))
     return clip
 
 
@@ -207,13 +210,14 @@ def leave(run: Run, decoder: Decoder, clip: Clip) -> Float[Tensor, "t c h w"]:
     while clip.parts:
         part, moments = clip.pop()
         target = torch.empty(*part.shape[:3], kernel.outputs, dtype=part.dtype, device=device)
-        within_frames(part, affine(decoder.conv_norm_out, moments), kernel, target, run.rows(*part.shape[1:]))
+        norm, rows = affine(decoder.conv_norm_out, moments), run.rows(*part.shape[1:])
+        within_frames(part, norm, kernel, target, rows, run.bands)
         frames.append(target)
         run.worked(_weights(decoder.conv_out) * part.shape[:3].numel())
     made = torch.cat(frames)
     if "time_conv_out" in decoder._modules:
         kernel = temporal_kernel(decoder.time_conv_out, device)
-        made = across_frames(made.flatten(1, 2), None, kernel).view(made.shape)
+        made = across_frames(made.flatten(1, 2), None, kernel, run.bands).view(made.shape)
     return made.permute(0, 3, 1, 2).contiguous()
 
 
@@ -286,7 +290,7 @@ def _doubled(
         # Without a shortcut's kernel, the residual block is added to it where it lies.
         take = run.room.parked if kernels.shortcut is None else run.doubled.take
         target = take(len(some), height, width, channels)
-        yield within_frames(some, None, kernel, target, rows)
+        yield within_frames(some, None, kernel, target, rows, run.bands)
 
 
 def twice_within(
@@ -296,12 +300,13 @@ def twice_within(
     frames, height, width, inputs = part.shape
     rows = run.rows(height, width, max(inputs, kernels.conv1.outputs))
     shape = frames, height, width, kernels.conv1.outputs
-    # What one call makes of whole frames stays where it was made.
-    hidden = run.hidden.take(*shape) if rows < height or run.rows_at_once is not None else None
-    hidden, between = within_frames(part, affine(block.norm1, moments), kernels.conv1, hidden, rows)
+    # What one call of a library makes of whole frames stays where it was made.
+    takes = rows < height or run.rows_at_once is not None or kernels.conv1.writes_itself
+    hidden = run.hidden.take(*shape) if takes else None
+    hidden, between = within_frames(part, affine(block.norm1, moments), kernels.conv1, hidden, rows, run.bands)
     target = part if kernels.shortcut is None else run.room.parked(*shape)
     norm2, shortcut = affine(block.norm2, between), (part, kernels.shortcut)
-    return within_frames(hidden, norm2, kernels.conv2, target, rows, shortcut)
+    return within_frames(hidden, norm2, kernels.conv2, target, rows, run.bands, shortcut)
 
 
 def _twice_across(run: Run, block: SpatioTemporalResnet, clip: Clip, keeps_hidden: bool) -> None:
@@ -316,15 +321,18 @@ def _twice_across(run: Run, block: SpatioTemporalResnet, clip: Clip, keeps_hidde
     for index, span in enumerate(columns):
         kept = None if hidden is None else hidden[index]
         is_here = kept is not None and kept.device == device
-        h = across_frames(clip.columns(span, device), norm1, conv1, kept if is_here else None)
+        h = across_frames(clip.columns(span, run.bands), norm1, conv1, run.bands, kept if is_here else None)
         found.append(moments_of(h.flatten(0, 1)))
         if kept is not None and not is_here:
             kept.copy_(h)
         run.worked(work * len(span))
     norm2, share = affine(temporal.norm2, pooled(found, sizes)), _temporal_share(block.time_mixer)
     for index, span in enumerate(columns):
-        h = across_frames(clip.columns(span, device), norm1, conv1) if hidden is None else hidden[index].to(device)
-        added = zip(clip.views(span), across_frames(h, norm2, conv2).split(clip.sizes), strict=True)
+        if hidden is None:
+            h = across_frames(clip.columns(span, run.bands), norm1, conv1, run.bands)
+        else:
+            h = hidden[index].to(device)
+        added = zip(clip.views(span), across_frames(h, norm2, conv2, run.bands).split(clip.sizes), strict=True)
         made = [add_into(view, some, view.to(device), share) for view, some in added]
         statistics.append(joined([moments_of(frame) for some in made for frame in some]))
         run.worked(work * len(span))

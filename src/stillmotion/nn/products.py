@@ -10,7 +10,6 @@ alone. Channels are the last axis of every tensor.
 from __future__ import annotations
 
 import itertools
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -57,64 +56,41 @@ class Product:
 
     def __init__(self, weight: Float[Tensor, "e d"], bias: Float[Tensor, " e"] | None, rows: int) -> None:
         self.outputs = len(weight)
-        self.bias = bias
         taps = weight[:, :, None, None]
         self._is_own = are_own(taps)
-        self._is_fused = is_fused(weight)
-        self._weight = weight
+        self._is_fused = not self._is_own and is_fused(weight)
+        self._weight, self._bias = weight, bias
         if self._is_own:
-            self._weight, self._own_bias = operations.packed(taps), operations.packed_bias(bias, weight)
+            self._weight, self._bias = operations.packed(taps), operations.packed_bias(bias, weight)
         elif self._is_fused:
             self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
 
     def __call__(
         self,
         x: Float[Tensor, "... d"],
-        then: Literal["none", "gelu"] = "none",
+        residual: Float[Tensor, "... e"] | None = None,
         shift: Float[Tensor, " e"] | None = None,
         target: Float[Tensor, "... e"] | None = None,
     ) -> Float[Tensor, "... e"]:
-        """The product, or GELU of it; into `target` where it is given. `shift` is added to the bias."""
-        if self._is_own and then == "none":
-            own = self._own_bias if shift is None else self._own_bias + shift
-            into = None if target is None else _as_row(target)
-            made = operations.convolve(_as_row(x), self._weight, own, operations.POINT, target=into)
-            return made.view(*x.shape[:-1], self.outputs)
-        made = self._then(x, then, shift)
-        return made if target is None else target.copy_(made)
+        """The product, plus `residual`, into `target` where it is given, which may be `residual`.
 
-    def _then(self, x: Tensor, then: Literal["none", "gelu"], shift: Tensor | None) -> Tensor:
-        bias = self.bias if shift is None or self.bias is None else self.bias + shift
+        `shift` is added to the bias, where there is one.
+        """
+        bias = self._bias if shift is None or self._bias is None else self._bias + shift
         if self._is_own:
-            return F.gelu(self(x, shift=shift))
-        if self._is_fused:
-            algorithm = "none" if then == "gelu" else ""  # exact GELU, not its approximation by tanh
-            return torch.ops.mkldnn._linear_pointwise(x, self._weight, bias, then, [], algorithm)
-        made = F.linear(x, self._weight, bias)
-        return F.gelu(made) if then == "gelu" else made
-
-    def with_other(
-        self,
-        x: Float[Tensor, "... d"],
-        other: Float[Tensor, "... e"],
-        how: Literal["add", "mul"],
-        target: Float[Tensor, "... e"] | None = None,
-    ) -> Float[Tensor, "... e"]:
-        """The product, plus or times another tensor; into `target` where it is given, which may be `other`."""
-        if self._is_own and how == "add":
-            into = None if target is None else _as_row(target)
-            made = operations.convolve(
-                _as_row(x), self._weight, self._own_bias, operations.POINT, _as_row(other), target=into
-            )
-            return made.view(other.shape) if target is None else target
-        made = self._with_other(x, other, how)
+            other, into = (None if each is None else _as_row(each) for each in (residual, target))
+            made = operations.convolve(_as_row(x), self._weight, bias, operations.POINT, other, target=into)
+            return made.view(*x.shape[:-1], self.outputs) if target is None else target
+        made = self._made(x, residual, bias)
         return made if target is None else target.copy_(made)
 
-    def _with_other(self, x: Tensor, other: Tensor, how: Literal["add", "mul"]) -> Tensor:
-        if self._is_fused and not self._is_own:
-            return torch.ops.mkldnn._linear_pointwise.binary(x, other, self._weight, self.bias, how)
-        made = self(x)
-        return made.add_(other) if how == "add" else made.mul_(other)
+    def _made(self, x: Tensor, residual: Tensor | None, bias: Tensor | None) -> Tensor:
+        if self._is_fused and residual is not None:
+            return torch.ops.mkldnn._linear_pointwise.binary(x, residual, self._weight, bias, "add")
+        if self._is_fused:
+            return torch.ops.mkldnn._linear_pointwise(x, self._weight, bias, "none", [], "")
+        made = F.linear(x, self._weight, bias)
+        return made if residual is None else made.add_(residual)
 
 
 class GatedProduct:
@@ -123,19 +99,26 @@ class GatedProduct:
     def __init__(self, weight: Float[Tensor, "e d"], bias: Float[Tensor, " e"], rows: int) -> None:
         taps = weight[:, :, None, None]
         self._is_own = are_own(taps, is_gated=True)
+        self._is_fused = not self._is_own and is_fused(weight)
         if self._is_own:
             self._weight = operations.packed(taps, is_gated=True)
             self._bias = operations.packed_bias(bias, weight, is_gated=True)
-        else:
-            (value, gate), (value_bias, gate_bias) = weight.chunk(2), bias.chunk(2)
-            self._value, self._gate = Product(value, value_bias, rows), Product(gate, gate_bias, rows)
+            return
+        self._halves = list(zip(weight.chunk(2), bias.chunk(2), strict=True))
+        if self._is_fused:
+            self._halves = [(torch.ops.mkldnn._reorder_linear_weight(some, rows), its) for some, its in self._halves]
 
     def __call__(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... f"]:
         """Values times GELU of their gates."""
         if self._is_own:
             made = operations.convolve(_as_row(x), self._weight, self._bias, operations.POINT, is_gated=True)
             return made.view(*x.shape[:-1], made.shape[-1])
-        return self._value.with_other(x, self._gate(x, "gelu"), "mul")
+        values, gates = self._halves
+        if not self._is_fused:
+            return F.linear(x, *values).mul_(F.gelu(F.linear(x, *gates)))
+        # Exact GELU, not its approximation by tanh.
+        gated = torch.ops.mkldnn._linear_pointwise(x, *gates, "gelu", [], "none")
+        return torch.ops.mkldnn._linear_pointwise.binary(x, gated, *values, "mul")
 
 
 def _as_row(x: Float[Tensor, "... d"]) -> Float[Tensor, "1 1 n d"]:

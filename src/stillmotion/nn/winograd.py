@@ -199,8 +199,8 @@ class DoublingConvolution:
         for i in range(3):
             first, middle, last = (self._products[3 * row + i] for row in range(3))
             shared = middle(tiles[1][i].contiguous())
-            upper.append(first.with_other(tiles[0][i].contiguous(), shared, "add"))
-            lower.append(last.with_other(tiles[2][i].contiguous(), shared, "add"))
+            upper.append(first(tiles[0][i].contiguous(), shared))
+            lower.append(last(tiles[2][i].contiguous(), shared))
         for i, (m0, m1, m3) in enumerate((upper, lower)):
             torch.add(m0, m1, out=target[:, i::2, ::2])
             torch.add(m1, m3, out=target[:, i::2, 1::2])
@@ -270,10 +270,7 @@ class _Four:
 
 
 def _mapped(by: Product | Convolution, x: Tensor, other: Tensor | None, shift: Tensor | None) -> Tensor:
-    if isinstance(by, Convolution):
-        return by(x, other, shift)
-    x = x.contiguous()
-    return by(x, shift=shift) if other is None else by.with_other(x, other, "add")
+    return by(x if isinstance(by, Convolution) else x.contiguous(), other, shift)
 
 
 def _put(target: Tensor, x: Tensor, *others: Tensor | None) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import gc
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch import nn
@@ -14,10 +12,9 @@ from torch import nn
 from ..conditioning import Condition, embed_image, image_latents
 from ..diffusion.guidance import scales
 from ..diffusion.sigmas import schedule
-from ..errors import StillmotionError, UsageError
+from ..errors import UsageError
 from ..models.autoencoder import Autoencoder
 from ..models.components import Components
-from ..models.heap import trim
 from ..models.image_encoder import build_image_encoder
 from ..models.mapped import CAN_GIVE_BACK
 from ..models.memory import KERNEL_BYTES, META, MOST_KERNELS, Counted, count, weight_bytes
@@ -25,7 +22,7 @@ from ..models.prepared import KEPT_BYTES, LaidOut
 from ..models.streamed_encode import encode_peak_bytes
 from ..models.streaming import decode_peak_bytes
 from ..models.unet import UNet, set_forward_slices
-from ..placement import DTYPES, Branches, Offload, Park, Placement, Stage, owners
+from ..placement import DTYPES, Branches, Offload, Park, Placement, owners
 from ..presets import Preset
 from .image_to_video import VideoSettings, guided_denoiser
 
@@ -139,39 +136,6 @@ def at_most(load: Workload, placement: Placement) -> int:
     return sum(sizes.values()) + int(max(denoise, decode)) + kept
 
 
-class Ladder:
-    """An Attempt that survives running out of memory: it takes the next cheaper plan for the stage, and tries again.
-
-    `notes` say what happened, a sentence each. Past the last rung it raises StillmotionError.
-    """
-
-    def __init__(self, stage: Stage, load: Workload) -> None:
-        self._stage = stage
-        self._load = load
-        self.notes: list[str] = []
-
-    def __call__(self, stage_name: str, run: Callable[[], Any]) -> Any:
-        while True:
-            trim()
-            reason = None
-            try:
-                return run()
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                reason = "the device" if isinstance(error, torch.OutOfMemoryError) else "this machine"
-            # Out here, where no traceback keeps the tensors of the failed attempt alive.
-            free_caches(self._stage.device)
-            self._step_down(stage_name, reason)
-
-    def _step_down(self, stage_name: str, reason: str) -> None:
-        lower = next_rung(self._load, self._stage.placement, stage_name)
-        if lower is None:
-            raise StillmotionError(out_of_memory(self._load, stage_name))
-        self._stage.adopt(lower)
-        self.notes.append(f"{reason} ran out of memory in {stage_name}; went on with {described(lower)}.")
-
-
 def next_rung(load: Workload, placement: Placement, stage_name: str) -> Placement | None:
     """The placement to try where a stage ran out of memory under this one; None where none is left."""
     rungs = list(_LADDERS[stage_name](load, placement)) if stage_name in _LADDERS else [placement]
@@ -180,34 +144,6 @@ def next_rung(load: Workload, placement: Placement, stage_name: str) -> Placemen
         return rungs[here + 1]
     offloads = _offloads(placement)
     return dataclasses.replace(placement, offload=offloads[1]) if len(offloads) > 1 else None
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out; the CPU's allocator and some libraries raise a plain RuntimeError."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    said = str(error).lower()
-    signs = ("out of memory", "not enough memory", "allocate memory", "alloc_failed", "could not create a memory")
-    return isinstance(error, RuntimeError) and any(sign in said for sign in signs)
-
-
-def free_caches(device: torch.device) -> None:
-    """Give back what is no longer used: cycles of Python, and the blocks that a device's allocator keeps."""
-    gc.collect()
-    trim()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    elif device.type == "mps":
-        torch.mps.empty_cache()
-
-
-def out_of_memory(load: Workload, stage_name: str) -> str:
-    """The one sentence where nothing helped."""
-    size = f"{load.width}x{load.height}"
-    return (
-        f"memory ran out in {stage_name} at {load.video.frames} frames of {size}, also with every saving; "
-        "try a smaller --size or fewer --frames."
-    )
 
 
 def described(placement: Placement) -> str:

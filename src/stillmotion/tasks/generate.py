@@ -26,7 +26,8 @@ from ..media.pixels import to_pixels, to_uint8
 from ..media.video import write_video
 from ..nn.backends import CHOICES
 from ..pipelines.image_to_video import animate, check_size
-from ..pipelines.memory import Ladder, MemoryPlan, Workload, is_out_of_memory
+from ..pipelines.ladder import Ladder, is_out_of_memory, next_plan, until_it_fits
+from ..pipelines.memory import MemoryPlan, Workload
 from ..pipelines.plan import Cost, Expected, cost, expected, rates_of
 from ..placement import DTYPES, Placement, Stage, resolved_dtype
 from ..recipe import (
@@ -101,15 +102,15 @@ class Studio:
         load = workload(request, *picture.size)
         placement = self._lowered.get(load) or placement_for(request, *picture.size, self._room)
         with _memory_explained(request, *picture.size):
-            stage = self._ready(placement)
+            stage, notes = self._fitted(load, placement)
             ladder = Ladder(stage, load)
             pixels = to_pixels([picture])
             known = CHOICES.chosen
             frames = animate(stage, pixels, request.video, [seed], watch, request.preview_every, ladder)[0]
             keep_choices(choices_file(), known)
-            if ladder.notes:
+            self.notes = (*notes, *ladder.notes)
+            if self.notes:
                 self._lowered[load] = stage.placement
-            self.notes = tuple(ladder.notes)
             return to_uint8(frames)
 
     def recipe(self, request: Request, image: ImageRecord, frames: UInt8[np.ndarray, "t h w 3"], seed: int) -> Recipe:
@@ -147,6 +148,18 @@ class Studio:
     @property
     def _with_image_decoder(self) -> bool:
         return self._request.video.decoder != self._request.preset.autoencoder.decoder
+
+    def _fitted(self, load: Workload, placement: Placement) -> tuple[Stage, list[str]]:
+        """The stage under this placement, or the next cheaper one that its model fits into, and what happened."""
+        notes: list[str] = []
+
+        def step_down(whose: str) -> None:
+            nonlocal placement
+            placement, note = next_plan(load, placement, "load", whose)
+            notes.append(note)
+
+        device = torch.device(placement.device)
+        return until_it_fits(lambda: self._ready(placement), device, step_down), notes
 
     def _ready(self, placement: Placement) -> Stage:
         """The stage, its model read, under this placement."""

@@ -17,12 +17,11 @@ from stillmotion.models.components import Components
 from stillmotion.models.mapped import CAN_GIVE_BACK
 from stillmotion.models.streamed_encode import encode_streamed
 from stillmotion.pipelines.image_to_video import VideoSettings, animate
+from stillmotion.pipelines.ladder import Ladder, is_out_of_memory
 from stillmotion.pipelines.memory import (
-    Ladder,
     Workload,
     at_most,
     described,
-    is_out_of_memory,
     lowest,
     next_rung,
     plan_memory,

@@ -12,7 +12,7 @@ from PIL import Image
 
 from stillmotion.errors import StillmotionError, UsageError
 from stillmotion.pipelines import image_to_video
-from stillmotion.placement import Placement, Savings
+from stillmotion.placement import Placement, Savings, Stage
 from stillmotion.recipe import Recipe, read_recipe
 from stillmotion.tasks import generate as module
 from stillmotion.tasks import memory
@@ -117,6 +117,34 @@ def test_running_out_of_memory_is_said_and_recorded(tmp_path: Path, monkeypatch:
     assert again.is_identical and again.made.recipe is not None and again.made.recipe.plan == made.recipe.plan
     other = repeat(RepeatSettings(file=made.path, output=tmp_path / "other.mp4", set=("memory=20GB",)))
     assert "decode_frames None instead of 1" in other.differences
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_where_the_model_does_not_fit_it_is_offloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    left, adopt = [1] * times, Stage.adopt
+
+    def failing(stage: Stage, placement: Placement) -> None:
+        if left:
+            left.pop()
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 3 bytes.")
+        adopt(stage, placement)
+
+    monkeypatch.setattr(Stage, "adopt", failing)
+    made = next(generate(asked(tmp_path)))
+    assert made.recipe is not None and made.recipe.plan.offload == ("model", "sequential")[times - 1]
+    said = [note for note in made.notes if "this machine ran out of memory in load; went on with offload" in note]
+    assert len(said) == times
+
+
+def test_a_model_that_never_fits_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(stage: Stage, placement: Placement) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(Stage, "adopt", failing)
+    with pytest.raises(StillmotionError, match="memory ran out in load at 3 frames of 64x64, also with every saving"):
+        next(generate(asked(tmp_path)))
 
 
 def test_running_out_of_memory_while_writing_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
