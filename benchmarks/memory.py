@@ -32,7 +32,8 @@ from stillmotion.config import parse, to_tree
 from stillmotion.files import atomic_path
 from stillmotion.models.heap import trim
 from stillmotion.pipelines.image_to_video import VideoSettings, animate
-from stillmotion.pipelines.memory import Ladder, Workload, predict
+from stillmotion.pipelines.ladder import Ladder
+from stillmotion.pipelines.memory import Workload, predict
 from stillmotion.placement import DTYPES, Placement, Stage
 from stillmotion.presets import SVD, TINY, Preset
 

@@ -166,10 +166,10 @@ def across_frames(
     """
     image, into = x[None], None if target is None else target[None]
     if into is None and kernel.writes_itself:
-        into = space.take("made", *image.shape[:3], kernel.outputs)
+        into = space.take("made", (1, len(x), x.shape[1], kernel.outputs))
     if kernel.takes_whole(image):
         return kernel(_activated(image, norm, space), target=into, is_whole=True)[0]
-    padded = space.take("before", 1, len(x) + 2, x.shape[1], x.shape[2])[0]
+    padded = space.take("before", (1, len(x) + 2, x.shape[1], x.shape[2]))[0]
     padded[0], padded[-1] = 0, 0
     _fill(padded[None, 1:-1], image, norm)
     return kernel(padded[None], target=into)[0]
@@ -202,7 +202,7 @@ def _framed(
     frames, height, width, channels = source.shape
     above, below = int(top == 0), int(bottom == height)
     window = source[:, top - 1 + above : bottom + 1 - below].to(kernel.device)
-    padded = space.take("before", frames, bottom - top + 2, width + 2, channels)
+    padded = space.take("before", (frames, bottom - top + 2, width + 2, channels))
     padded[:, :, 0], padded[:, :, -1] = 0, 0
     if above:
         padded[:, 0] = 0
@@ -215,7 +215,7 @@ def _framed(
 def _activated(x: Float[Tensor, "n h w c"], norm: Affine | None, space: Bands) -> Float[Tensor, "n h w c"]:
     if norm is None:
         return x.contiguous()
-    target = space.take("before", *x.shape)
+    target = space.take("before", x.shape)
     activated(x, *norm, target)
     return target
 
@@ -272,4 +272,4 @@ def _kept(made: Tensor, target: Tensor | None) -> Tensor:
 def _shortened(x: Float[Tensor, "n h w c"], kernel: Kernel | None, space: Bands) -> Float[Tensor, "n h w c2"]:
     if kernel is None:
         return x
-    return kernel(x, target=space.take("made", *x.shape[:3], kernel.outputs) if kernel.writes_itself else None)
+    return kernel(x, target=space.take("made", (*x.shape[:3], kernel.outputs)) if kernel.writes_itself else None)

@@ -7,6 +7,7 @@ import dataclasses
 import mmap
 import os
 import tempfile
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -82,12 +83,11 @@ class Bands:
     room: Room
     _places: dict[str, Passing] = dataclasses.field(default_factory=dict)
 
-    def take(
-        self, purpose: Literal["columns", "before", "made"], frames: int, height: int, width: int, channels: int
-    ) -> Float[Tensor, "n h w c"]:
-        """Space for a band; what was there for this purpose is lost. Raises as `Room.parked`."""
+    def take(self, purpose: Literal["columns", "before", "made"], shape: Sequence[int]) -> Float[Tensor, "n h w c"]:
+        """Space for a band of this shape; what was there for this purpose is lost. Raises as `Room.parked`."""
+        frames, height, width, channels = shape
         if self.room.device.type != "cpu":
-            return torch.empty(frames, height, width, channels, dtype=self.room.dtype, device=self.room.device)
+            return self.room.empty(frames, height, width, channels)
         return self._places.setdefault(purpose, Passing(self.room)).take(frames, height, width, channels)
 
 
@@ -124,7 +124,7 @@ class Clip:
 
     def columns(self, span: range, space: Bands) -> Float[Tensor, "t p c"]:
         """A copy of a range of pixels of every frame."""
-        target = space.take("columns", 1, self.frames, len(span), self.area_and_channels[1])[0]
+        target = space.take("columns", (1, self.frames, len(span), self.area_and_channels[1]))[0]
         return torch.cat([view.to(target.device) for view in self.views(span)], out=target)
 
     def views(self, span: range) -> list[Float[Tensor, "n p c"]]:

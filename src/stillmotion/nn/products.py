@@ -61,7 +61,7 @@ class Product:
         self._is_fused = not self._is_own and is_fused(weight)
         self._weight, self._bias = weight, bias
         if self._is_own:
-            self._weight, self._bias = operations.packed(taps), operations.packed_bias(bias, weight)
+            self._weight, self._own_bias = operations.packed(taps), operations.packed_bias(bias, weight)
         elif self._is_fused:
             self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
 
@@ -76,12 +76,12 @@ class Product:
 
         `shift` is added to the bias, where there is one.
         """
-        bias = self._bias if shift is None or self._bias is None else self._bias + shift
         if self._is_own:
+            own = self._own_bias if shift is None else self._own_bias + shift
             other, into = (None if each is None else _as_row(each) for each in (residual, target))
-            made = operations.convolve(_as_row(x), self._weight, bias, operations.POINT, other, target=into)
+            made = operations.convolve(_as_row(x), self._weight, own, operations.POINT, other, target=into)
             return made.view(*x.shape[:-1], self.outputs) if target is None else target
-        made = self._made(x, residual, bias)
+        made = self._made(x, residual, self._bias if shift is None or self._bias is None else self._bias + shift)
         return made if target is None else target.copy_(made)
 
     def _made(self, x: Tensor, residual: Tensor | None, bias: Tensor | None) -> Tensor:

@@ -23,7 +23,7 @@ from ..errors import UsageError
 from ..events import Progress, Watch, unwatched
 from ..models.autoencoder import Autoencoder, Moments, decode_in_chunks
 from ..models.compiled import Compiled
-from ..models.heap import blocks_given_back
+from ..models.heap import blocks_given_back, trim
 from ..models.kept import Kept
 from ..models.prepared import Network, is_plain, prepared
 from ..models.streamable import can_stream, can_stream_encoder
@@ -74,7 +74,8 @@ class VideoSettings:
 
 
 def once(stage_name: str, run: Callable[[], Any]) -> Any:
-    """An Attempt that takes a failure as it comes."""
+    """An Attempt that takes a failure as it comes. What the stage before it left in the heap goes back first."""
+    trim()
     return run()
 
 

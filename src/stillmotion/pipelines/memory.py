@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,6 +23,7 @@ from ..models.prepared import KEPT_BYTES, LaidOut
 from ..models.streamed_encode import encode_peak_bytes
 from ..models.streaming import decode_peak_bytes
 from ..models.unet import UNet, set_forward_slices
+from ..nn.products import is_own
 from ..placement import DTYPES, Branches, Offload, Park, Placement, owners
 from ..presets import Preset
 from .image_to_video import VideoSettings, guided_denoiser
@@ -32,8 +34,9 @@ RUNTIME_BYTES = 30 * 10**6
 # Bytes of a U-Net's weights in the order of a CPU's library over their own, at most: taps are summed for products.
 MOST_ORDERED = 1.6
 # Decoding leaves room between live blocks of the C library's heap, which holds what is below 32 MB: some ten bands of
-# 8 MiB, whatever the size of the video, since bands have one size. A plain decode leaves less.
-HEAP_BYTES, PLAIN_HEAP_BYTES = 110 * 10**6, 35 * 10**6
+# 8 MiB, whatever the size of the video, since bands have one size. Our own compiled code, whose bands have a space of
+# their own, leaves less, as a plain decode does.
+HEAP_BYTES, OWN_HEAP_BYTES, PLAIN_HEAP_BYTES = 110 * 10**6, 40 * 10**6, 35 * 10**6
 # What the decoder compiles: its convolutions in each of four sizes, counted as by `models.memory`.
 DECODER_KERNELS, ENCODER_KERNELS = 24, 24
 # Branches of guidance, and slices of the feed-forwards, from the fastest on.
@@ -41,8 +44,9 @@ DENOISING: tuple[tuple[Branches, int | None], ...] = (("together", None), ("in-t
 # Rows of a frame that are decoded at once where whole frames are too large.
 ROWS = 64
 # Of the U-Net's weights, what one thread reads while pages are given back only every so often (`mapped.SWEEP_S`): some
-# 7 GB a second. Two runs with two threads held 246 and 280 MB beyond the largest layers.
-SWEPT_BYTES = 144 * 2**20
+# 7 GB a second. Two runs with two threads held 246 and 280 MB beyond the largest layers. Our own compiled code lays
+# weights out as it reads them, 2 GB a second with two threads: three runs held at most 80 MB.
+SWEPT_BYTES, OWN_SWEPT_BYTES = 144 * 2**20, 48 * 2**20
 OFFLOADS: tuple[Offload, ...] = ("none", "model", "sequential")
 GIGABYTE = 10**9
 
@@ -278,7 +282,13 @@ def _beside(load: Workload, placement: Placement, stage: str) -> int:
     if stage != "decode":
         return RUNTIME_BYTES
     kernels = _denoising_counts(load, placement).kept_bytes + DECODER_KERNELS * KERNEL_BYTES
-    return RUNTIME_BYTES + kernels + (HEAP_BYTES if load.video.chunked == "exact" else PLAIN_HEAP_BYTES)
+    left = OWN_HEAP_BYTES if _is_own(placement) else HEAP_BYTES
+    return RUNTIME_BYTES + kernels + (left if load.video.chunked == "exact" else PLAIN_HEAP_BYTES)
+
+
+def _is_own(placement: Placement) -> bool:
+    """Whether our own compiled code computes."""
+    return placement.device == "cpu" and is_own(torch.empty(0, dtype=DTYPES[placement.dtype]))
 
 
 def _resident(load: Workload, placement: Placement, network: str) -> int:
@@ -294,7 +304,8 @@ def _resident(load: Workload, placement: Placement, network: str) -> int:
     largest = _largest_layers(preset, placement.dtype, network)
     if placement.device != "cpu" or network != "unet":
         return largest
-    return min(sizes[network], largest + torch.get_num_threads() * SWEPT_BYTES)
+    swept = OWN_SWEPT_BYTES if _is_own(placement) else SWEPT_BYTES
+    return min(sizes[network], largest + torch.get_num_threads() * swept)
 
 
 @functools.lru_cache(maxsize=2)
