@@ -90,6 +90,13 @@ def test_in_bfloat16_it_is_as_near_to_float64_as_decode(temporal: Autoencoder) -
     assert off[0] < 1.2 * off[1]
 
 
+def test_bands_of_one_purpose_lie_in_one_place() -> None:
+    bands = parked.Bands(parked.Room("device", torch.device("cpu"), torch.float32))
+    large, other = bands.take("before", (2, 4, 5, 8)), bands.take("made", (2, 4, 5, 8))
+    small = bands.take("before", (1, 3, 5, 8))
+    assert small.shape == (1, 3, 5, 8) and small.data_ptr() == large.data_ptr() != other.data_ptr()
+
+
 def test_in_bfloat16_our_own_code_does_the_work(temporal: Autoencoder, own_code_asked: set[str]) -> None:
     decode_streamed(temporal.to(torch.bfloat16), latents(1, 4, 4, 6, 5).bfloat16(), 4)
     assert own_code_asked == {"pack", "convolve", "convolve_in_sums", "moments", "apply"}
